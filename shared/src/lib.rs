@@ -1,1 +1,4 @@
-//! See Cargo.toml.
+//! Zeroth domain: see the modules.
+
+pub mod ids;
+pub mod messages;
