@@ -1,1 +1,5 @@
 //! See Cargo.toml.
+
+pub mod projection;
+pub mod random;
+pub mod task;

@@ -1,0 +1,1 @@
+//! The examples of a task, read from JSON Lines, CSV or TSV.
