@@ -1,1 +1,472 @@
 //! The examples of a task, read from JSON Lines, CSV or TSV.
+//!
+//! Columns (or keys): `text`, `text_pair` (may be absent; empty counts as absent) and `label`, an integer from 0. Others
+//! are ignored. A byte order mark, CRLF and a last line without its end are all right; empty lines are skipped.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// One labelled example.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Example {
+    /// The text, as it stands in the file; never empty.
+    pub text: String,
+    /// The second text of a pair task (premise and hypothesis, question and answer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// The class, `0..classes`.
+    pub label: u32,
+}
+
+/// Why a file of examples was not read.
+#[derive(Debug, Error)]
+pub enum DatasetError {
+    /// The file is not there, or not readable.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The name's ending names no format we read.
+    #[error(
+        "{}: unknown kind of file; name it .jsonl (JSON Lines), .csv or .tsv after what it holds",
+        path.display()
+    )]
+    Extension {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The header row lacks a column.
+    #[error(
+        "{}:1: no column {column:?} in the header row (found: {found}); the first row must name the columns text, label and, for pairs, text_pair",
+        path.display()
+    )]
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// The missing column.
+        column: &'static str,
+        /// The columns there are.
+        found: String,
+    },
+    /// No example at all.
+    #[error("{}: holds no examples", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// One row is wrong.
+    #[error("{}:{line}: {problem}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The line on which the row starts, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+}
+
+/// What is wrong with one row.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RowProblem {
+    /// Not UTF-8.
+    #[error("not valid UTF-8 (first bad byte: byte {byte} of the row); save the file as UTF-8")]
+    Utf8 {
+        /// The first bad byte, from 1.
+        byte: usize,
+    },
+    /// Not JSON.
+    #[error("not valid JSON at column {column}: {message}; each line must be one object with \"text\" and \"label\"")]
+    Json {
+        /// Column, from 1.
+        column: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// JSON, but not an object.
+    #[error("{found} where an object with \"text\" and \"label\" should be (JSON Lines: one object a line)")]
+    NotObject {
+        /// The kind of value found.
+        found: &'static str,
+    },
+    /// A CSV or TSV row longer than the header.
+    #[error("{found} fields under a header of {expected}; put a text that contains the separator in double quotes")]
+    TooManyFields {
+        /// Fields in the row.
+        found: usize,
+        /// Fields in the header.
+        expected: usize,
+    },
+    /// A quoted field that runs over the end of its line, in a TSV file.
+    #[error(
+        "a double quote opens a field of several lines; in TSV put quotes inside a quoted field twice, or use JSON Lines"
+    )]
+    OpenQuote,
+    /// A field is absent.
+    #[error("{field:?} is missing")]
+    Missing {
+        /// The field.
+        field: &'static str,
+    },
+    /// The text is there and holds nothing.
+    #[error("\"text\" is empty; take the row out or give it a text")]
+    EmptyText,
+    /// A text that is another kind of JSON value.
+    #[error("{field:?} is {found}; it must be a string")]
+    NotText {
+        /// The field.
+        field: &'static str,
+        /// The kind of value found.
+        found: &'static str,
+    },
+    /// A label that is no integer, or none of the classes.
+    #[error("label {found} is none of this task's {classes} classes; labels are integers from 0 to {}", .classes.saturating_sub(1))]
+    Label {
+        /// The label as it stands in the file.
+        found: String,
+        /// Classes of the task.
+        classes: usize,
+    },
+}
+
+/// Reads the examples of `path`, whose ending chooses the format: `.jsonl` (also `.ndjson`, `.json`), `.csv`, `.tsv`.
+/// `classes` is the number of classes; every label must be below it.
+///
+/// # Errors
+/// The first thing wrong in the file, with its line.
+pub fn read(path: &Path, classes: usize) -> Result<Vec<Example>, DatasetError> {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let separator = match extension.as_deref() {
+        Some("jsonl" | "ndjson" | "json") => None,
+        Some("csv") => Some(b','),
+        Some("tsv") => Some(b'\t'),
+        _ => return Err(DatasetError::Extension { path: path.to_owned() }),
+    };
+    let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let examples = match separator {
+        None => read_json_lines(path, bytes, classes)?,
+        Some(separator) => read_table(path, bytes, separator, classes)?,
+    };
+    if examples.is_empty() {
+        return Err(DatasetError::Empty { path: path.to_owned() });
+    }
+    Ok(examples)
+}
+
+/// The SHA-256 of the file's bytes, in lower-case hexadecimal: what a run remembers of its data.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn data_sha256(path: &Path) -> Result<String, DatasetError> {
+    let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(unreadable(path, source)),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn unreadable(path: &Path, source: io::Error) -> DatasetError {
+    DatasetError::Unreadable { path: path.to_owned(), source }
+}
+
+fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, DatasetError> {
+    let mut examples = Vec::new();
+    for (index, row) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        if row.trim_ascii().is_empty() {
+            continue;
+        }
+        let at = |problem| DatasetError::Row { path: path.to_owned(), line: index + 1, problem };
+        examples.push(json_row(row, classes).map_err(at)?);
+    }
+    Ok(examples)
+}
+
+fn json_row(row: &[u8], classes: usize) -> Result<Example, RowProblem> {
+    let value: Value = serde_json::from_str(utf8(row)?).map_err(|error| {
+        let text = error.to_string();
+        // The parser counts lines within this one row: its "at line 1 column n" would mislead.
+        let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+        RowProblem::Json { column: error.column(), message }
+    })?;
+    let Value::Object(object) = value else {
+        return Err(RowProblem::NotObject { found: kind(&value) });
+    };
+    let text = string(&object, "text")?.ok_or(RowProblem::Missing { field: "text" })?;
+    let label = match object.get("label") {
+        None | Some(Value::Null) => return Err(RowProblem::Missing { field: "label" }),
+        Some(value) => {
+            let found = value.as_u64().and_then(|label| u32::try_from(label).ok());
+            known_label(found, classes).ok_or_else(|| RowProblem::Label { found: value.to_string(), classes })?
+        }
+    };
+    example(text, string(&object, "text_pair")?, label)
+}
+
+/// A string field of an object; `null` is as good as absent.
+fn string<'a>(object: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, RowProblem> {
+    match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(RowProblem::NotText { field, found: kind(other) }),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Where the three columns are in a header row.
+struct Columns {
+    text: usize,
+    text_pair: Option<usize>,
+    label: usize,
+    count: usize,
+}
+
+impl Columns {
+    fn find(path: &Path, header: &csv::ByteRecord) -> Result<Self, DatasetError> {
+        let position = |name: &str| header.iter().position(|cell| cell.trim_ascii() == name.as_bytes());
+        let required = |column: &'static str| {
+            position(column).ok_or_else(|| {
+                let found: Vec<_> = header.iter().map(String::from_utf8_lossy).collect();
+                DatasetError::Column { path: path.to_owned(), column, found: found.join(", ") }
+            })
+        };
+        Ok(Self {
+            text: required("text")?,
+            text_pair: position("text_pair"),
+            label: required("label")?,
+            count: header.len(),
+        })
+    }
+}
+
+fn read_table(path: &Path, bytes: &[u8], separator: u8, classes: usize) -> Result<Vec<Example>, DatasetError> {
+    if bytes.trim_ascii().is_empty() {
+        return Err(DatasetError::Empty { path: path.to_owned() });
+    }
+    // Flexible: a row of another length is our error to word. No header mode: the first record is ours to look at.
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(bytes);
+    let (mut columns, mut examples) = (None, Vec::new());
+    let (mut line, mut counted) = (1, 0);
+    let mut record = csv::ByteRecord::new();
+    loop {
+        // csv's own line numbers slip at CRLF and at empty lines: count line ends up to the row's first byte instead.
+        let start = first_byte(bytes, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX));
+        line += bytes.get(counted..start).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
+        counted = start;
+        let more = reader.read_byte_record(&mut record).map_err(|error| unreadable(path, error.into()))?;
+        if !more {
+            return Ok(examples);
+        }
+        let at = |problem| DatasetError::Row { path: path.to_owned(), line, problem };
+        match &columns {
+            None => columns = Some(Columns::find(path, &record)?),
+            Some(columns) => examples.push(table_row(&record, columns, separator, classes).map_err(at)?),
+        }
+    }
+}
+
+/// The first byte at or after `from` that is no line end.
+fn first_byte(bytes: &[u8], from: usize) -> usize {
+    let rest = bytes.get(from..).unwrap_or_default();
+    from + rest.iter().take_while(|&&byte| byte == b'\n' || byte == b'\r').count()
+}
+
+fn table_row(
+    record: &csv::ByteRecord,
+    columns: &Columns,
+    separator: u8,
+    classes: usize,
+) -> Result<Example, RowProblem> {
+    // An unbalanced quote would otherwise swallow row after row without a word.
+    if separator == b'\t' && record.iter().any(|cell| cell.contains(&b'\n')) {
+        return Err(RowProblem::OpenQuote);
+    }
+    if record.len() > columns.count {
+        return Err(RowProblem::TooManyFields { found: record.len(), expected: columns.count });
+    }
+    let cell = |index: usize| record.get(index).map(utf8).transpose();
+    let text = cell(columns.text)?.ok_or(RowProblem::Missing { field: "text" })?;
+    let text_pair = columns.text_pair.map(cell).transpose()?.flatten();
+    let label = cell(columns.label)?.map(str::trim).filter(|label| !label.is_empty());
+    let label = label.ok_or(RowProblem::Missing { field: "label" })?;
+    let known = known_label(label.parse().ok(), classes);
+    example(text, text_pair, known.ok_or_else(|| RowProblem::Label { found: format!("{label:?}"), classes })?)
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, RowProblem> {
+    std::str::from_utf8(bytes).map_err(|error| RowProblem::Utf8 { byte: error.valid_up_to() + 1 })
+}
+
+fn known_label(label: Option<u32>, classes: usize) -> Option<u32> {
+    label.filter(|&label| usize::try_from(label).is_ok_and(|label| label < classes))
+}
+
+fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, RowProblem> {
+    if text.trim().is_empty() {
+        return Err(RowProblem::EmptyText);
+    }
+    let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
+    Ok(Example { text: text.to_owned(), text_pair, label })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `bytes` under `name` and reads them as a task of two classes.
+    fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Example>, DatasetError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        read(&path, 2)
+    }
+
+    fn one(text: &str, pair: Option<&str>, label: u32) -> Example {
+        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label }
+    }
+
+    /// The line and the problem of the row that is wrong.
+    fn problem(name: &str, bytes: &[u8]) -> (usize, RowProblem) {
+        match read_bytes(name, bytes) {
+            Err(DatasetError::Row { line, problem, .. }) => (line, problem),
+            other => panic!("expected a wrong row in {:?}: {other:?}", String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    #[test]
+    fn reads_json_lines() {
+        let file = "{\"text\": \"a \", \"label\": 0, \"idx\": 7}\r\n\n{\"text\":\"b\",\"text_pair\":\"c\",\"label\":1}";
+        let expected = [one("a ", None, 0), one("b", Some("c"), 1)];
+        assert_eq!(read_bytes("t.jsonl", file.as_bytes()).unwrap(), expected);
+        let marked = [b"\xef\xbb\xbf", file.as_bytes()].concat();
+        assert_eq!(read_bytes("t.JSONL", &marked).unwrap(), expected);
+    }
+
+    #[test]
+    fn reads_csv_and_tsv_in_any_column_order() {
+        let csv = "\u{feff}label,text,more,text_pair\r\n1,\"a, \"\"b\"\"\nc\",x,\r\n\r\n0,d,,e";
+        assert_eq!(read_bytes("t.csv", csv.as_bytes()).unwrap(), [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]);
+        let tsv = "text\tlabel\na, \"b\"\t1\n";
+        assert_eq!(read_bytes("t.tsv", tsv.as_bytes()).unwrap(), [one("a, \"b\"", None, 1)]);
+    }
+
+    #[test]
+    fn wrong_json_rows_are_named_by_line() {
+        let good = "{\"text\":\"a\",\"label\":0}\n";
+        let second = |row: &[u8]| {
+            let (line, problem) = problem("t.jsonl", &[good.as_bytes(), row, b"\n", good.as_bytes()].concat());
+            assert_eq!(line, 2);
+            problem
+        };
+        let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
+        assert_eq!(second(br#"{"text":"a"}"#), RowProblem::Missing { field: "label" });
+        assert_eq!(second(br#"{"text":"a","label":null}"#), RowProblem::Missing { field: "label" });
+        assert_eq!(second(br#"{"text":"a","label":2}"#), label("2"));
+        assert_eq!(second(br#"{"text":"a","label":-1}"#), label("-1"));
+        assert_eq!(second(br#"{"text":"a","label":1.0}"#), label("1.0"));
+        assert_eq!(second(br#"{"text":"a","label":"1"}"#), label("\"1\""));
+        assert_eq!(second(br#"{"text":"a","label":4294967296}"#), label("4294967296"));
+        assert_eq!(second(br#"{"label":1}"#), RowProblem::Missing { field: "text" });
+        assert_eq!(second(br#"{"text":" ","label":1}"#), RowProblem::EmptyText);
+        let not_text = |field, found| RowProblem::NotText { field, found };
+        assert_eq!(second(br#"{"text":3,"label":1}"#), not_text("text", "a number"));
+        assert_eq!(second(br#"{"text":"a","text_pair":[],"label":1}"#), not_text("text_pair", "an array"));
+        assert_eq!(second(b"[1]"), RowProblem::NotObject { found: "an array" });
+        assert_eq!(second(b"{\"text\":\"\xff\",\"label\":1}"), RowProblem::Utf8 { byte: 10 });
+        let cut = second(br#"{"text":"a","label":"#);
+        assert!(matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")), "{cut:?}");
+    }
+
+    #[test]
+    fn wrong_table_rows_are_named_by_line() {
+        for end in ["\n", "\r\n"] {
+            // The header is line 1, then an empty line, a row of two lines, and the wrong row: line 5.
+            let fifth = |row: &str| {
+                let file = ["text,label", "", "\"a\nb\",0", row, "c,1", ""].join(end);
+                let (line, problem) = problem("t.csv", file.as_bytes());
+                assert_eq!(line, 5, "{file:?}");
+                problem
+            };
+            let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
+            assert_eq!(fifth("a"), RowProblem::Missing { field: "label" });
+            assert_eq!(fifth("a,"), RowProblem::Missing { field: "label" });
+            assert_eq!(fifth("a,2"), label("\"2\""));
+            assert_eq!(fifth("a,-1"), label("\"-1\""));
+            assert_eq!(fifth("a,great"), label("\"great\""));
+            assert_eq!(fifth(",1"), RowProblem::EmptyText);
+            assert_eq!(fifth("a, b,1"), RowProblem::TooManyFields { found: 3, expected: 2 });
+        }
+        assert_eq!(problem("t.csv", b"text,label\n\xff,1\n"), (2, RowProblem::Utf8 { byte: 1 }));
+        assert_eq!(problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"), (3, RowProblem::OpenQuote));
+    }
+
+    #[test]
+    fn wrong_files_are_named() {
+        let error = |name: &str, bytes: &[u8]| read_bytes(name, bytes).unwrap_err().to_string();
+        for (name, bytes) in [("t.jsonl", &b"\n\n"[..]), ("t.jsonl", b""), ("t.csv", b""), ("t.csv", b"text,label\n")] {
+            assert!(error(name, bytes).ends_with("holds no examples"), "{name} {bytes:?}");
+        }
+        let column = error("t.csv", b"sentence,label\na,1\n");
+        assert!(column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"), "{column}");
+        assert!(error("t.tsv", b"text,label\na,1\n").contains("no column \"text\""));
+        assert!(error("t.csv", b"text\na\n").contains("no column \"label\""));
+        assert!(error("t.txt", b"").contains(".jsonl (JSON Lines), .csv or .tsv"));
+        assert!(error("t", b"").contains("unknown kind of file"));
+        let missing = read(Path::new("no/such.jsonl"), 2).unwrap_err().to_string();
+        assert!(missing.starts_with("no/such.jsonl: cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn messages_say_what_would_be_right() {
+        let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#).unwrap_err().to_string();
+        assert!(label.ends_with("t.jsonl:1: label 5 is none of this task's 2 classes; labels are integers from 0 to 1"));
+    }
+
+    #[test]
+    fn an_example_is_written_without_an_absent_pair() {
+        let json = serde_json::to_string(&one("a", None, 1)).unwrap();
+        assert_eq!(json, r#"{"text":"a","label":1}"#);
+        assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), one("a", None, 1));
+    }
+
+    #[test]
+    fn the_hash_is_sha256_of_the_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "abc").unwrap();
+        // FIPS 180-4, example "abc".
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(data_sha256(&path).unwrap(), abc);
+        assert!(data_sha256(&folder.path().join("b")).is_err());
+    }
+}
