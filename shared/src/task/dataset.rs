@@ -85,7 +85,9 @@ pub enum RowProblem {
         byte: usize,
     },
     /// Not JSON.
-    #[error("not valid JSON at column {column}: {message}; each line must be one object with \"text\" and \"label\"")]
+    #[error(
+        "not valid JSON at column {column}: {message}; each line must be one object with \"text\" and \"label\""
+    )]
     Json {
         /// Column, from 1.
         column: usize,
@@ -99,7 +101,9 @@ pub enum RowProblem {
         found: &'static str,
     },
     /// A CSV or TSV row longer than the header.
-    #[error("{found} fields under a header of {expected}; put a text that contains the separator in double quotes")]
+    #[error(
+        "{found} fields under a header of {expected}; put a text that contains the separator in double quotes"
+    )]
     TooManyFields {
         /// Fields in the row.
         found: usize,
@@ -144,12 +148,19 @@ pub enum RowProblem {
 /// # Errors
 /// The first thing wrong in the file, with its line.
 pub fn read(path: &Path, classes: usize) -> Result<Vec<Example>, DatasetError> {
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_ascii_lowercase);
     let separator = match extension.as_deref() {
         Some("jsonl" | "ndjson" | "json") => None,
         Some("csv") => Some(b','),
         Some("tsv") => Some(b'\t'),
-        _ => return Err(DatasetError::Extension { path: path.to_owned() }),
+        _ => {
+            return Err(DatasetError::Extension {
+                path: path.to_owned(),
+            });
+        }
     };
     let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -158,7 +169,9 @@ pub fn read(path: &Path, classes: usize) -> Result<Vec<Example>, DatasetError> {
         Some(separator) => read_table(path, bytes, separator, classes)?,
     };
     if examples.is_empty() {
-        return Err(DatasetError::Empty { path: path.to_owned() });
+        return Err(DatasetError::Empty {
+            path: path.to_owned(),
+        });
     }
     Ok(examples)
 }
@@ -183,7 +196,10 @@ pub fn data_sha256(path: &Path) -> Result<String, DatasetError> {
 }
 
 fn unreadable(path: &Path, source: io::Error) -> DatasetError {
-    DatasetError::Unreadable { path: path.to_owned(), source }
+    DatasetError::Unreadable {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, DatasetError> {
@@ -192,7 +208,11 @@ fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Exam
         if row.trim_ascii().is_empty() {
             continue;
         }
-        let at = |problem| DatasetError::Row { path: path.to_owned(), line: index + 1, problem };
+        let at = |problem| DatasetError::Row {
+            path: path.to_owned(),
+            line: index + 1,
+            problem,
+        };
         examples.push(json_row(row, classes).map_err(at)?);
     }
     Ok(examples)
@@ -203,7 +223,10 @@ fn json_row(row: &[u8], classes: usize) -> Result<Example, RowProblem> {
         let text = error.to_string();
         // The parser counts lines within this one row: its "at line 1 column n" would mislead.
         let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
-        RowProblem::Json { column: error.column(), message }
+        RowProblem::Json {
+            column: error.column(),
+            message,
+        }
     })?;
     let Value::Object(object) = value else {
         return Err(RowProblem::NotObject { found: kind(&value) });
@@ -213,7 +236,10 @@ fn json_row(row: &[u8], classes: usize) -> Result<Example, RowProblem> {
         None | Some(Value::Null) => return Err(RowProblem::Missing { field: "label" }),
         Some(value) => {
             let found = value.as_u64().and_then(|label| u32::try_from(label).ok());
-            known_label(found, classes).ok_or_else(|| RowProblem::Label { found: value.to_string(), classes })?
+            known_label(found, classes).ok_or_else(|| RowProblem::Label {
+                found: value.to_string(),
+                classes,
+            })?
         }
     };
     example(text, string(&object, "text_pair")?, label)
@@ -224,7 +250,10 @@ fn string<'a>(object: &'a Map<String, Value>, field: &'static str) -> Result<Opt
     match object.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(RowProblem::NotText { field, found: kind(other) }),
+        Some(other) => Err(RowProblem::NotText {
+            field,
+            found: kind(other),
+        }),
     }
 }
 
@@ -249,11 +278,19 @@ struct Columns {
 
 impl Columns {
     fn find(path: &Path, header: &csv::ByteRecord) -> Result<Self, DatasetError> {
-        let position = |name: &str| header.iter().position(|cell| cell.trim_ascii() == name.as_bytes());
+        let position = |name: &str| {
+            header
+                .iter()
+                .position(|cell| cell.trim_ascii() == name.as_bytes())
+        };
         let required = |column: &'static str| {
             position(column).ok_or_else(|| {
                 let found: Vec<_> = header.iter().map(String::from_utf8_lossy).collect();
-                DatasetError::Column { path: path.to_owned(), column, found: found.join(", ") }
+                DatasetError::Column {
+                    path: path.to_owned(),
+                    column,
+                    found: found.join(", "),
+                }
             })
         };
         Ok(Self {
@@ -265,9 +302,16 @@ impl Columns {
     }
 }
 
-fn read_table(path: &Path, bytes: &[u8], separator: u8, classes: usize) -> Result<Vec<Example>, DatasetError> {
+fn read_table(
+    path: &Path,
+    bytes: &[u8],
+    separator: u8,
+    classes: usize,
+) -> Result<Vec<Example>, DatasetError> {
     if bytes.trim_ascii().is_empty() {
-        return Err(DatasetError::Empty { path: path.to_owned() });
+        return Err(DatasetError::Empty {
+            path: path.to_owned(),
+        });
     }
     // Flexible: a row of another length is our error to word. No header mode: the first record is ours to look at.
     let mut reader = csv::ReaderBuilder::new()
@@ -280,14 +324,28 @@ fn read_table(path: &Path, bytes: &[u8], separator: u8, classes: usize) -> Resul
     let mut record = csv::ByteRecord::new();
     loop {
         // csv's own line numbers slip at CRLF and at empty lines: count line ends up to the row's first byte instead.
-        let start = first_byte(bytes, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX));
-        line += bytes.get(counted..start).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
+        let start = first_byte(
+            bytes,
+            usize::try_from(reader.position().byte()).unwrap_or(usize::MAX),
+        );
+        line += bytes
+            .get(counted..start)
+            .unwrap_or_default()
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
         counted = start;
-        let more = reader.read_byte_record(&mut record).map_err(|error| unreadable(path, error.into()))?;
+        let more = reader
+            .read_byte_record(&mut record)
+            .map_err(|error| unreadable(path, error.into()))?;
         if !more {
             return Ok(examples);
         }
-        let at = |problem| DatasetError::Row { path: path.to_owned(), line, problem };
+        let at = |problem| DatasetError::Row {
+            path: path.to_owned(),
+            line,
+            problem,
+        };
         match &columns {
             None => columns = Some(Columns::find(path, &record)?),
             Some(columns) => examples.push(table_row(&record, columns, separator, classes).map_err(at)?),
@@ -298,7 +356,10 @@ fn read_table(path: &Path, bytes: &[u8], separator: u8, classes: usize) -> Resul
 /// The first byte at or after `from` that is no line end.
 fn first_byte(bytes: &[u8], from: usize) -> usize {
     let rest = bytes.get(from..).unwrap_or_default();
-    from + rest.iter().take_while(|&&byte| byte == b'\n' || byte == b'\r').count()
+    from + rest
+        .iter()
+        .take_while(|&&byte| byte == b'\n' || byte == b'\r')
+        .count()
 }
 
 fn table_row(
@@ -312,19 +373,33 @@ fn table_row(
         return Err(RowProblem::OpenQuote);
     }
     if record.len() > columns.count {
-        return Err(RowProblem::TooManyFields { found: record.len(), expected: columns.count });
+        return Err(RowProblem::TooManyFields {
+            found: record.len(),
+            expected: columns.count,
+        });
     }
     let cell = |index: usize| record.get(index).map(utf8).transpose();
     let text = cell(columns.text)?.ok_or(RowProblem::Missing { field: "text" })?;
     let text_pair = columns.text_pair.map(cell).transpose()?.flatten();
-    let label = cell(columns.label)?.map(str::trim).filter(|label| !label.is_empty());
+    let label = cell(columns.label)?
+        .map(str::trim)
+        .filter(|label| !label.is_empty());
     let label = label.ok_or(RowProblem::Missing { field: "label" })?;
     let known = known_label(label.parse().ok(), classes);
-    example(text, text_pair, known.ok_or_else(|| RowProblem::Label { found: format!("{label:?}"), classes })?)
+    example(
+        text,
+        text_pair,
+        known.ok_or_else(|| RowProblem::Label {
+            found: format!("{label:?}"),
+            classes,
+        })?,
+    )
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, RowProblem> {
-    std::str::from_utf8(bytes).map_err(|error| RowProblem::Utf8 { byte: error.valid_up_to() + 1 })
+    std::str::from_utf8(bytes).map_err(|error| RowProblem::Utf8 {
+        byte: error.valid_up_to() + 1,
+    })
 }
 
 fn known_label(label: Option<u32>, classes: usize) -> Option<u32> {
@@ -335,8 +410,14 @@ fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, R
     if text.trim().is_empty() {
         return Err(RowProblem::EmptyText);
     }
-    let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
-    Ok(Example { text: text.to_owned(), text_pair, label })
+    let text_pair = text_pair
+        .filter(|pair| !pair.trim().is_empty())
+        .map(str::to_owned);
+    Ok(Example {
+        text: text.to_owned(),
+        text_pair,
+        label,
+    })
 }
 
 #[cfg(test)]
@@ -352,14 +433,21 @@ mod tests {
     }
 
     fn one(text: &str, pair: Option<&str>, label: u32) -> Example {
-        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label }
+        Example {
+            text: text.to_owned(),
+            text_pair: pair.map(str::to_owned),
+            label,
+        }
     }
 
     /// The line and the problem of the row that is wrong.
     fn problem(name: &str, bytes: &[u8]) -> (usize, RowProblem) {
         match read_bytes(name, bytes) {
             Err(DatasetError::Row { line, problem, .. }) => (line, problem),
-            other => panic!("expected a wrong row in {:?}: {other:?}", String::from_utf8_lossy(bytes)),
+            other => panic!(
+                "expected a wrong row in {:?}: {other:?}",
+                String::from_utf8_lossy(bytes)
+            ),
         }
     }
 
@@ -375,22 +463,37 @@ mod tests {
     #[test]
     fn reads_csv_and_tsv_in_any_column_order() {
         let csv = "\u{feff}label,text,more,text_pair\r\n1,\"a, \"\"b\"\"\nc\",x,\r\n\r\n0,d,,e";
-        assert_eq!(read_bytes("t.csv", csv.as_bytes()).unwrap(), [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]);
+        assert_eq!(
+            read_bytes("t.csv", csv.as_bytes()).unwrap(),
+            [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]
+        );
         let tsv = "text\tlabel\na, \"b\"\t1\n";
-        assert_eq!(read_bytes("t.tsv", tsv.as_bytes()).unwrap(), [one("a, \"b\"", None, 1)]);
+        assert_eq!(
+            read_bytes("t.tsv", tsv.as_bytes()).unwrap(),
+            [one("a, \"b\"", None, 1)]
+        );
     }
 
     #[test]
     fn wrong_json_rows_are_named_by_line() {
         let good = "{\"text\":\"a\",\"label\":0}\n";
         let second = |row: &[u8]| {
-            let (line, problem) = problem("t.jsonl", &[good.as_bytes(), row, b"\n", good.as_bytes()].concat());
+            let (line, problem) = problem(
+                "t.jsonl",
+                &[good.as_bytes(), row, b"\n", good.as_bytes()].concat(),
+            );
             assert_eq!(line, 2);
             problem
         };
-        let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
+        let label = |found: &str| RowProblem::Label {
+            found: found.to_owned(),
+            classes: 2,
+        };
         assert_eq!(second(br#"{"text":"a"}"#), RowProblem::Missing { field: "label" });
-        assert_eq!(second(br#"{"text":"a","label":null}"#), RowProblem::Missing { field: "label" });
+        assert_eq!(
+            second(br#"{"text":"a","label":null}"#),
+            RowProblem::Missing { field: "label" }
+        );
         assert_eq!(second(br#"{"text":"a","label":2}"#), label("2"));
         assert_eq!(second(br#"{"text":"a","label":-1}"#), label("-1"));
         assert_eq!(second(br#"{"text":"a","label":1.0}"#), label("1.0"));
@@ -400,11 +503,20 @@ mod tests {
         assert_eq!(second(br#"{"text":" ","label":1}"#), RowProblem::EmptyText);
         let not_text = |field, found| RowProblem::NotText { field, found };
         assert_eq!(second(br#"{"text":3,"label":1}"#), not_text("text", "a number"));
-        assert_eq!(second(br#"{"text":"a","text_pair":[],"label":1}"#), not_text("text_pair", "an array"));
+        assert_eq!(
+            second(br#"{"text":"a","text_pair":[],"label":1}"#),
+            not_text("text_pair", "an array")
+        );
         assert_eq!(second(b"[1]"), RowProblem::NotObject { found: "an array" });
-        assert_eq!(second(b"{\"text\":\"\xff\",\"label\":1}"), RowProblem::Utf8 { byte: 10 });
+        assert_eq!(
+            second(b"{\"text\":\"\xff\",\"label\":1}"),
+            RowProblem::Utf8 { byte: 10 }
+        );
         let cut = second(br#"{"text":"a","label":"#);
-        assert!(matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")), "{cut:?}");
+        assert!(
+            matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")),
+            "{cut:?}"
+        );
     }
 
     #[test]
@@ -417,27 +529,53 @@ mod tests {
                 assert_eq!(line, 5, "{file:?}");
                 problem
             };
-            let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
+            let label = |found: &str| RowProblem::Label {
+                found: found.to_owned(),
+                classes: 2,
+            };
             assert_eq!(fifth("a"), RowProblem::Missing { field: "label" });
             assert_eq!(fifth("a,"), RowProblem::Missing { field: "label" });
             assert_eq!(fifth("a,2"), label("\"2\""));
             assert_eq!(fifth("a,-1"), label("\"-1\""));
             assert_eq!(fifth("a,great"), label("\"great\""));
             assert_eq!(fifth(",1"), RowProblem::EmptyText);
-            assert_eq!(fifth("a, b,1"), RowProblem::TooManyFields { found: 3, expected: 2 });
+            assert_eq!(
+                fifth("a, b,1"),
+                RowProblem::TooManyFields {
+                    found: 3,
+                    expected: 2
+                }
+            );
         }
-        assert_eq!(problem("t.csv", b"text,label\n\xff,1\n"), (2, RowProblem::Utf8 { byte: 1 }));
-        assert_eq!(problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"), (3, RowProblem::OpenQuote));
+        assert_eq!(
+            problem("t.csv", b"text,label\n\xff,1\n"),
+            (2, RowProblem::Utf8 { byte: 1 })
+        );
+        assert_eq!(
+            problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"),
+            (3, RowProblem::OpenQuote)
+        );
     }
 
     #[test]
     fn wrong_files_are_named() {
         let error = |name: &str, bytes: &[u8]| read_bytes(name, bytes).unwrap_err().to_string();
-        for (name, bytes) in [("t.jsonl", &b"\n\n"[..]), ("t.jsonl", b""), ("t.csv", b""), ("t.csv", b"text,label\n")] {
-            assert!(error(name, bytes).ends_with("holds no examples"), "{name} {bytes:?}");
+        for (name, bytes) in [
+            ("t.jsonl", &b"\n\n"[..]),
+            ("t.jsonl", b""),
+            ("t.csv", b""),
+            ("t.csv", b"text,label\n"),
+        ] {
+            assert!(
+                error(name, bytes).ends_with("holds no examples"),
+                "{name} {bytes:?}"
+            );
         }
         let column = error("t.csv", b"sentence,label\na,1\n");
-        assert!(column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"), "{column}");
+        assert!(
+            column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"),
+            "{column}"
+        );
         assert!(error("t.tsv", b"text,label\na,1\n").contains("no column \"text\""));
         assert!(error("t.csv", b"text\na\n").contains("no column \"label\""));
         assert!(error("t.txt", b"").contains(".jsonl (JSON Lines), .csv or .tsv"));
@@ -448,8 +586,12 @@ mod tests {
 
     #[test]
     fn messages_say_what_would_be_right() {
-        let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#).unwrap_err().to_string();
-        assert!(label.ends_with("t.jsonl:1: label 5 is none of this task's 2 classes; labels are integers from 0 to 1"));
+        let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(label.ends_with(
+            "t.jsonl:1: label 5 is none of this task's 2 classes; labels are integers from 0 to 1"
+        ));
     }
 
     #[test]

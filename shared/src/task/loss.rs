@@ -60,14 +60,18 @@ impl Metric {
 
 /// Cross-entropy of one example: `log sum_c exp(s_c) - s_label`.
 pub fn ce(logits: &[f32], label: u32) -> f32 {
-    let Some(right) = at(logits, label) else { return f32::NAN };
+    let Some(right) = at(logits, label) else {
+        return f32::NAN;
+    };
     let (highest, above) = log_sum_exp(logits);
     (highest - right + above) as f32
 }
 
 /// Hinge loss of one example: `sum over wrong c of max(0, s_c - s_label + 2)`.
 pub fn hinge(logits: &[f32], label: u32) -> f32 {
-    let Some(right) = at(logits, label) else { return f32::NAN };
+    let Some(right) = at(logits, label) else {
+        return f32::NAN;
+    };
     let mut sum = 0.0;
     for (class, &logit) in (0_u32..).zip(logits) {
         let excess = f64::from(logit) - right + MARGIN;
@@ -105,7 +109,10 @@ pub fn predicted(logits: &[f32]) -> u32 {
 /// Softmax of the logits: one probability a class, NaN if a logit is.
 pub fn probabilities(logits: &[f32]) -> Vec<f32> {
     let (highest, above) = log_sum_exp(logits);
-    logits.iter().map(|&logit| libm::exp(f64::from(logit) - highest - above) as f32).collect()
+    logits
+        .iter()
+        .map(|&logit| libm::exp(f64::from(logit) - highest - above) as f32)
+        .collect()
 }
 
 /// The mean in example order; NaN of nothing.
@@ -122,7 +129,13 @@ pub fn mean(per_example: &[f32]) -> f64 {
 ///
 /// The mean of the losses per example, except with `Loss::Metric` and `Metric::F1`: F1 is no mean over examples, so it is
 /// taken from the predictions (and is NaN, as a mean would be, if one example's loss is NaN).
-pub fn population_loss(loss: Loss, metric: Metric, per_example: &[f32], predicted: &[u32], labels: &[u32]) -> f64 {
+pub fn population_loss(
+    loss: Loss,
+    metric: Metric,
+    per_example: &[f32],
+    predicted: &[u32],
+    labels: &[u32],
+) -> f64 {
     let mean = mean(per_example);
     match (loss, metric) {
         (Loss::Metric, Metric::F1) if !mean.is_nan() => -f1(predicted, labels),
@@ -135,7 +148,11 @@ fn accuracy(predicted: &[u32], labels: &[u32]) -> f64 {
     if predicted.len() != labels.len() {
         return f64::NAN;
     }
-    let hits = predicted.iter().zip(labels).filter(|(predicted, label)| predicted == label).count();
+    let hits = predicted
+        .iter()
+        .zip(labels)
+        .filter(|(predicted, label)| predicted == label)
+        .count();
     hits as f64 / labels.len() as f64
 }
 
@@ -145,7 +162,11 @@ fn f1(predicted: &[u32], labels: &[u32]) -> f64 {
         return f64::NAN;
     }
     let positives = |classes: &[u32]| classes.iter().filter(|&&class| class == 1).count();
-    let both = predicted.iter().zip(labels).filter(|&pair| pair == (&1, &1)).count();
+    let both = predicted
+        .iter()
+        .zip(labels)
+        .filter(|&pair| pair == (&1, &1))
+        .count();
     match positives(predicted) + positives(labels) {
         0 => 0.0,
         sum => 2.0 * both as f64 / sum as f64,
@@ -279,7 +300,11 @@ mod tests {
 
     #[test]
     fn names_are_lower_case() {
-        for (loss, name) in [(Loss::Ce, "\"ce\""), (Loss::Hinge, "\"hinge\""), (Loss::Metric, "\"metric\"")] {
+        for (loss, name) in [
+            (Loss::Ce, "\"ce\""),
+            (Loss::Hinge, "\"hinge\""),
+            (Loss::Metric, "\"metric\""),
+        ] {
             assert_eq!(serde_json::to_string(&loss).unwrap(), name);
             assert_eq!(serde_json::from_str::<Loss>(name).unwrap(), loss);
         }

@@ -100,7 +100,10 @@ impl Template {
         if count(&Segment::Text) == 0 {
             return Err(TemplateError::NoText);
         }
-        Ok(Self { source: source.to_owned(), segments })
+        Ok(Self {
+            source: source.to_owned(),
+            segments,
+        })
     }
 
     /// The template as it was written.
@@ -221,10 +224,19 @@ mod tests {
     use super::*;
 
     fn example(text: &str, pair: Option<&str>) -> Example {
-        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 0 }
+        Example {
+            text: text.to_owned(),
+            text_pair: pair.map(str::to_owned),
+            label: 0,
+        }
     }
 
-    fn render(source: &str, text: &str, pair: Option<&str>, mask: Option<&str>) -> Result<String, TemplateError> {
+    fn render(
+        source: &str,
+        text: &str,
+        pair: Option<&str>,
+        mask: Option<&str>,
+    ) -> Result<String, TemplateError> {
         Template::parse(source)?.render(&example(text, pair), mask)
     }
 
@@ -252,20 +264,35 @@ mod tests {
     #[test]
     fn renders_texts_to_the_byte() {
         let sst2 = "{text} . It was {mask} .";
-        assert_eq!(render(sst2, "a fine film ", None, Some("<mask>")).unwrap(), "a fine film  . It was <mask> .");
+        assert_eq!(
+            render(sst2, "a fine film ", None, Some("<mask>")).unwrap(),
+            "a fine film  . It was <mask> ."
+        );
         let nli = "{text} ? {mask} , {text_pair}";
-        assert_eq!(render(nli, "p", Some("h"), Some("[MASK]")).unwrap(), "p ? [MASK] , h");
-        assert_eq!(render("{text} 。 总之很{mask} .", "好", None, Some("[M]")).unwrap(), "好 。 总之很[M] .");
+        assert_eq!(
+            render(nli, "p", Some("h"), Some("[MASK]")).unwrap(),
+            "p ? [MASK] , h"
+        );
+        assert_eq!(
+            render("{text} 。 总之很{mask} .", "好", None, Some("[M]")).unwrap(),
+            "好 。 总之很[M] ."
+        );
     }
 
     #[test]
     fn the_prompt_renders_to_nothing_and_text_may_repeat() {
-        assert_eq!(render("{prompt}. {text} {text}", "a", None, None).unwrap(), ". a a");
+        assert_eq!(
+            render("{prompt}. {text} {text}", "a", None, None).unwrap(),
+            ". a a"
+        );
     }
 
     #[test]
     fn braces_are_escaped_by_doubling() {
-        assert_eq!(render("{{{text}}} {{mask}}", "a", None, None).unwrap(), "{a} {mask}");
+        assert_eq!(
+            render("{{{text}}} {{mask}}", "a", None, None).unwrap(),
+            "{a} {mask}"
+        );
         assert!(!Template::parse("{text} {{mask}}").unwrap().has_mask());
     }
 
@@ -278,11 +305,23 @@ mod tests {
     fn refuses_wrong_templates_and_says_what_is_right() {
         let unknown = error("{text} {masc}");
         assert!(unknown.contains("{masc}"), "{unknown}");
-        assert!(unknown.contains("{text}, {text_pair}, {mask}, {prompt}"), "{unknown}");
+        assert!(
+            unknown.contains("{text}, {text_pair}, {mask}, {prompt}"),
+            "{unknown}"
+        );
         assert!(unknown.contains("{{ and }}"), "{unknown}");
-        assert_eq!(Template::parse("{text} {mask"), Err(TemplateError::Unclosed { position: 8 }));
-        assert_eq!(Template::parse("é{ {text}"), Err(TemplateError::Unclosed { position: 2 }));
-        assert_eq!(Template::parse("{text} } "), Err(TemplateError::Unopened { position: 8 }));
+        assert_eq!(
+            Template::parse("{text} {mask"),
+            Err(TemplateError::Unclosed { position: 8 })
+        );
+        assert_eq!(
+            Template::parse("é{ {text}"),
+            Err(TemplateError::Unclosed { position: 2 })
+        );
+        assert_eq!(
+            Template::parse("{text} } "),
+            Err(TemplateError::Unopened { position: 8 })
+        );
         let repeated = |name| Err(TemplateError::Repeated { name, count: 2 });
         assert_eq!(Template::parse("{text}{mask}{mask}"), repeated("mask"));
         assert_eq!(Template::parse("{prompt}{text}{prompt}"), repeated("prompt"));
@@ -292,8 +331,14 @@ mod tests {
 
     #[test]
     fn refuses_to_render_what_is_not_there() {
-        assert_eq!(render("{text} {text_pair}", "a", None, None), Err(TemplateError::NoTextPair));
-        assert_eq!(render("{text} {mask}", "a", None, None), Err(TemplateError::NoMaskToken));
+        assert_eq!(
+            render("{text} {text_pair}", "a", None, None),
+            Err(TemplateError::NoTextPair)
+        );
+        assert_eq!(
+            render("{text} {mask}", "a", None, None),
+            Err(TemplateError::NoMaskToken)
+        );
     }
 
     #[test]
@@ -302,7 +347,9 @@ mod tests {
         let json = serde_json::to_string(&template).unwrap();
         assert_eq!(json, r#""{{x}} {text}\n{mask}""#);
         assert_eq!(serde_json::from_str::<Template>(&json).unwrap(), template);
-        let wrong = serde_json::from_str::<Template>(r#""{txt}""#).unwrap_err().to_string();
+        let wrong = serde_json::from_str::<Template>(r#""{txt}""#)
+            .unwrap_err()
+            .to_string();
         assert!(wrong.contains("{txt}"), "{wrong}");
     }
 }
