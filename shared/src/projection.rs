@@ -1,6 +1,7 @@
 //! The projection `A_l`: the fixed random matrix from the search space of a layer to its prompt.
 //!
-//! Its entries come from [`Stream`] by (seed, layer, place): every node makes the same matrix, any rows of it alone.
+//! Its entries come from [`Stream`] by (seed, layer, place): every node makes the same matrix, any rows of it
+//! alone.
 
 use std::ops::Range;
 
@@ -37,8 +38,9 @@ pub struct Projection {
     pub kind: Kind,
 }
 
-/// BBTv2's standard deviation of the entries, `s_l = alpha sigma_hat_l / (sqrt(d) sigma)`: with `z ~ N(0, sigma^2)` the
-/// prompt's standard deviation is `alpha sigma_hat_l`, where `sigma_hat` is that of the layer's hidden states.
+/// BBTv2's standard deviation of the entries, `s_l = alpha sigma_hat_l / (sqrt(d) sigma)`: with `z ~ N(0,
+/// sigma^2)` the prompt's standard deviation is `alpha sigma_hat_l`, where `sigma_hat` is that of the layer's
+/// hidden states.
 pub fn designed_std(alpha: f64, sigma_hat: f64, dim: usize, sigma: f64) -> f32 {
     (alpha * sigma_hat / ((dim as f64).sqrt() * sigma)) as f32
 }
@@ -51,8 +53,8 @@ impl Projection {
         matrix
     }
 
-    /// Writes the rows `rows` to `out`, `[rows.len(), dim]` (a shorter `out` takes the first of them): the same bits
-    /// however a matrix is cut, so that threads can share its making.
+    /// Writes the rows `rows` to `out`, `[rows.len(), dim]` (a shorter `out` takes the first of them): the
+    /// same bits however a matrix is cut, so that threads can share its making.
     pub fn fill_rows(&self, rows: Range<usize>, out: &mut [f32]) {
         let stream = Stream::new(self.seed, Domain::Projection, u64::from(self.layer));
         let first = rows.start as u64 * self.dim as u64;
@@ -70,8 +72,9 @@ impl Projection {
         }
     }
 
-    /// SHA-256, in lower-case hexadecimal, of the whole matrix' bytes (f32, little-endian): nodes that agree on it
-    /// compute with the same matrix. Costs as much as making the matrix; `checksum_rows` can take fewer rows.
+    /// SHA-256, in lower-case hexadecimal, of the whole matrix' bytes (f32, little-endian): nodes that agree
+    /// on it compute with the same matrix. Costs as much as making the matrix; `checksum_rows` can take fewer
+    /// rows.
     pub fn checksum(&self) -> String {
         self.checksum_rows(0..self.rows)
     }
@@ -90,13 +93,14 @@ impl Projection {
     }
 }
 
-/// `A z`: one number a row of `matrix` (row-major, as many columns as `z` has numbers, which the caller has checked:
-/// what is left over after the last whole row is not looked at).
+/// `A z`: one number a row of `matrix` (row-major, as many columns as `z` has numbers, which the caller has
+/// checked: what is left over after the last whole row is not looked at).
 pub fn apply(matrix: &[f32], z: &[f32]) -> Vec<f32> {
     apply_many(matrix, z, z.len())
 }
 
-/// `A z` for each of many `z` (`zs`: `[count, dim]`), as `[count, rows]`; the same bits as [`apply`] for each alone.
+/// `A z` for each of many `z` (`zs`: `[count, dim]`), as `[count, rows]`; the same bits as [`apply`] for each
+/// alone.
 pub fn apply_many(matrix: &[f32], zs: &[f32], dim: usize) -> Vec<f32> {
     if dim == 0 {
         return Vec::new();
@@ -115,8 +119,8 @@ pub fn apply_many(matrix: &[f32], zs: &[f32], dim: usize) -> Vec<f32> {
 
 const LANES: usize = 16;
 
-/// The dot product in a fixed order, whatever the width of the machine's vectors: term `i` goes to sum `i % 16`, and the
-/// sixteen sums fold in halves.
+/// The dot product in a fixed order, whatever the width of the machine's vectors: term `i` goes to sum `i %
+/// 16`, and the sixteen sums fold in halves.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();

@@ -1,11 +1,13 @@
 //! Random numbers as a function of where they are needed, not of who drew before.
 //!
-//! A [`Stream`] is an endless row of numbers named by (seed, domain, index); any place in it is reached at once, so that
-//! every node makes the same numbers, and any row of a matrix is made alone. The scheme, [`SCHEME`]:
+//! A [`Stream`] is an endless row of numbers named by (seed, domain, index); any place in it is reached at
+//! once, so that every node makes the same numbers, and any row of a matrix is made alone. The scheme,
+//! [`SCHEME`]:
 //!
-//! - words: ChaCha with 8 rounds, 64-bit block counter from 0, and as nonce the stream's index (64 bits). The key's 32
-//!   bytes are the seed (8, little-endian), the domain's number (8, little-endian) and zeros;
-//! - number `i` takes words `2i` and `2i + 1`: `u64 = word[2i] + 2^32 word[2i + 1]`, of which the upper 53 bits `b` count;
+//! - words: ChaCha with 8 rounds, 64-bit block counter from 0, and as nonce the stream's index (64 bits). The
+//!   key's 32 bytes are the seed (8, little-endian), the domain's number (8, little-endian) and zeros;
+//! - number `i` takes words `2i` and `2i + 1`: `u64 = word[2i] + 2^32 word[2i + 1]`, of which the upper 53
+//!   bits `b` count;
 //! - uniform `i` is `b / 2^53`, in `[0, 1)`;
 //! - normals `2i` and `2i + 1` are Box and Muller's pair of numbers `2i` and `2i + 1`:
 //!   `sqrt(-2 ln((b + 1) / 2^53))` times the cosine and the sine of `2 pi b' / 2^53`.
@@ -40,7 +42,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of a run's `seed` for a purpose; `index` tells streams of one purpose apart (the layer, say).
+    /// The stream of a run's `seed` for a purpose; `index` tells streams of one purpose apart (the layer,
+    /// say).
     pub const fn new(seed: u64, domain: Domain, index: u64) -> Self {
         Self { seed, domain, index }
     }
@@ -134,7 +137,8 @@ mod tests {
 
     #[test]
     fn words_are_chacha8() {
-        // ChaCha8, all-zero key, zero nonce, block 0 (the eSTREAM reference vector): only the domain keeps us from it.
+        // ChaCha8, all-zero key, zero nonce, block 0 (the eSTREAM reference vector): only the domain keeps us
+        // from it.
         let mut generator = ChaCha8Rng::from_seed([0; 32]);
         assert_eq!(
             [generator.next_u32(), generator.next_u32()],

@@ -1,7 +1,8 @@
 //! The examples of a task, read from JSON Lines, CSV or TSV.
 //!
-//! Columns (or keys): `text`, `text_pair` (may be absent; empty counts as absent) and `label`, an integer from 0. Others
-//! are ignored. A byte order mark, CRLF and a last line without its end are all right; empty lines are skipped.
+//! Columns (or keys): `text`, `text_pair` (may be absent; empty counts as absent) and `label`, an integer
+//! from 0. Others are ignored. A byte order mark, CRLF and a last line without its end are all right; empty
+//! lines are skipped.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -46,7 +47,8 @@ pub enum DatasetError {
     },
     /// The header row lacks a column.
     #[error(
-        "{}:1: no column {column:?} in the header row (found: {found}); the first row must name the columns text, label and, for pairs, text_pair",
+        "{}:1: no column {column:?} in the header row (found: {found}); the first row must name the \
+         columns text, label and, for pairs, text_pair",
         path.display()
     )]
     Column {
@@ -86,7 +88,8 @@ pub enum RowProblem {
     },
     /// Not JSON.
     #[error(
-        "not valid JSON at column {column}: {message}; each line must be one object with \"text\" and \"label\""
+        "not valid JSON at column {column}: {message}; each line must be one object with \"text\" and \
+         \"label\""
     )]
     Json {
         /// Column, from 1.
@@ -112,7 +115,8 @@ pub enum RowProblem {
     },
     /// A quoted field that runs over the end of its line, in a TSV file.
     #[error(
-        "a double quote opens a field of several lines; in TSV put quotes inside a quoted field twice, or use JSON Lines"
+        "a double quote opens a field of several lines; in TSV put quotes inside a quoted field twice, \
+         or use JSON Lines"
     )]
     OpenQuote,
     /// A field is absent.
@@ -133,7 +137,10 @@ pub enum RowProblem {
         found: &'static str,
     },
     /// A label that is no integer, or none of the classes.
-    #[error("label {found} is none of this task's {classes} classes; labels are integers from 0 to {}", .classes.saturating_sub(1))]
+    #[error(
+        "label {found} is none of this task's {classes} classes; labels are integers from 0 to {}",
+        .classes.saturating_sub(1)
+    )]
     Label {
         /// The label as it stands in the file.
         found: String,
@@ -142,29 +149,38 @@ pub enum RowProblem {
     },
 }
 
-/// Reads the examples of `path`, whose ending chooses the format: `.jsonl` (also `.ndjson`, `.json`), `.csv`, `.tsv`.
-/// `classes` is the number of classes; every label must be below it.
+/// Reads the examples of `path`, whose ending chooses the format: `.jsonl` (also `.ndjson`, `.json`), `.csv`,
+/// `.tsv`. `classes` is the number of classes; every label must be below it.
 ///
 /// # Errors
 /// The first thing wrong in the file, with its line.
 pub fn read(path: &Path, classes: usize) -> Result<Vec<Example>, DatasetError> {
+    // Before the file is touched: a name of no known kind is the first thing to tell.
+    separator(path)?;
+    let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
+    parse(path, &bytes, classes)
+}
+
+/// The separator that the name's ending asks for; `None` for JSON Lines.
+fn separator(path: &Path) -> Result<Option<u8>, DatasetError> {
     let extension = path
         .extension()
         .and_then(|e| e.to_str())
         .map(str::to_ascii_lowercase);
-    let separator = match extension.as_deref() {
-        Some("jsonl" | "ndjson" | "json") => None,
-        Some("csv") => Some(b','),
-        Some("tsv") => Some(b'\t'),
-        _ => {
-            return Err(DatasetError::Extension {
-                path: path.to_owned(),
-            });
-        }
-    };
-    let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let examples = match separator {
+    match extension.as_deref() {
+        Some("jsonl" | "ndjson" | "json") => Ok(None),
+        Some("csv") => Ok(Some(b',')),
+        Some("tsv") => Ok(Some(b'\t')),
+        _ => Err(DatasetError::Extension {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// The examples in the file's bytes; `path` is for the errors.
+fn parse(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, DatasetError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let examples = match separator(path)? {
         None => read_json_lines(path, bytes, classes)?,
         Some(separator) => read_table(path, bytes, separator, classes)?,
     };
@@ -313,7 +329,8 @@ fn read_table(
             path: path.to_owned(),
         });
     }
-    // Flexible: a row of another length is our error to word. No header mode: the first record is ours to look at.
+    // Flexible: a row of another length is our error to word. No header mode: the first record is ours to
+    // look at.
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(separator)
         .has_headers(false)
@@ -323,7 +340,8 @@ fn read_table(
     let (mut line, mut counted) = (1, 0);
     let mut record = csv::ByteRecord::new();
     loop {
-        // csv's own line numbers slip at CRLF and at empty lines: count line ends up to the row's first byte instead.
+        // csv's own line numbers slip at CRLF and at empty lines: count line ends up to the row's first byte
+        // instead.
         let start = first_byte(
             bytes,
             usize::try_from(reader.position().byte()).unwrap_or(usize::MAX),
@@ -421,194 +439,4 @@ fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Writes `bytes` under `name` and reads them as a task of two classes.
-    fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Example>, DatasetError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        read(&path, 2)
-    }
-
-    fn one(text: &str, pair: Option<&str>, label: u32) -> Example {
-        Example {
-            text: text.to_owned(),
-            text_pair: pair.map(str::to_owned),
-            label,
-        }
-    }
-
-    /// The line and the problem of the row that is wrong.
-    fn problem(name: &str, bytes: &[u8]) -> (usize, RowProblem) {
-        match read_bytes(name, bytes) {
-            Err(DatasetError::Row { line, problem, .. }) => (line, problem),
-            other => panic!(
-                "expected a wrong row in {:?}: {other:?}",
-                String::from_utf8_lossy(bytes)
-            ),
-        }
-    }
-
-    #[test]
-    fn reads_json_lines() {
-        let file = "{\"text\": \"a \", \"label\": 0, \"idx\": 7}\r\n\n{\"text\":\"b\",\"text_pair\":\"c\",\"label\":1}";
-        let expected = [one("a ", None, 0), one("b", Some("c"), 1)];
-        assert_eq!(read_bytes("t.jsonl", file.as_bytes()).unwrap(), expected);
-        let marked = [b"\xef\xbb\xbf", file.as_bytes()].concat();
-        assert_eq!(read_bytes("t.JSONL", &marked).unwrap(), expected);
-    }
-
-    #[test]
-    fn reads_csv_and_tsv_in_any_column_order() {
-        let csv = "\u{feff}label,text,more,text_pair\r\n1,\"a, \"\"b\"\"\nc\",x,\r\n\r\n0,d,,e";
-        assert_eq!(
-            read_bytes("t.csv", csv.as_bytes()).unwrap(),
-            [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]
-        );
-        let tsv = "text\tlabel\na, \"b\"\t1\n";
-        assert_eq!(
-            read_bytes("t.tsv", tsv.as_bytes()).unwrap(),
-            [one("a, \"b\"", None, 1)]
-        );
-    }
-
-    #[test]
-    fn wrong_json_rows_are_named_by_line() {
-        let good = "{\"text\":\"a\",\"label\":0}\n";
-        let second = |row: &[u8]| {
-            let (line, problem) = problem(
-                "t.jsonl",
-                &[good.as_bytes(), row, b"\n", good.as_bytes()].concat(),
-            );
-            assert_eq!(line, 2);
-            problem
-        };
-        let label = |found: &str| RowProblem::Label {
-            found: found.to_owned(),
-            classes: 2,
-        };
-        assert_eq!(second(br#"{"text":"a"}"#), RowProblem::Missing { field: "label" });
-        assert_eq!(
-            second(br#"{"text":"a","label":null}"#),
-            RowProblem::Missing { field: "label" }
-        );
-        assert_eq!(second(br#"{"text":"a","label":2}"#), label("2"));
-        assert_eq!(second(br#"{"text":"a","label":-1}"#), label("-1"));
-        assert_eq!(second(br#"{"text":"a","label":1.0}"#), label("1.0"));
-        assert_eq!(second(br#"{"text":"a","label":"1"}"#), label("\"1\""));
-        assert_eq!(second(br#"{"text":"a","label":4294967296}"#), label("4294967296"));
-        assert_eq!(second(br#"{"label":1}"#), RowProblem::Missing { field: "text" });
-        assert_eq!(second(br#"{"text":" ","label":1}"#), RowProblem::EmptyText);
-        let not_text = |field, found| RowProblem::NotText { field, found };
-        assert_eq!(second(br#"{"text":3,"label":1}"#), not_text("text", "a number"));
-        assert_eq!(
-            second(br#"{"text":"a","text_pair":[],"label":1}"#),
-            not_text("text_pair", "an array")
-        );
-        assert_eq!(second(b"[1]"), RowProblem::NotObject { found: "an array" });
-        assert_eq!(
-            second(b"{\"text\":\"\xff\",\"label\":1}"),
-            RowProblem::Utf8 { byte: 10 }
-        );
-        let cut = second(br#"{"text":"a","label":"#);
-        assert!(
-            matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")),
-            "{cut:?}"
-        );
-    }
-
-    #[test]
-    fn wrong_table_rows_are_named_by_line() {
-        for end in ["\n", "\r\n"] {
-            // The header is line 1, then an empty line, a row of two lines, and the wrong row: line 5.
-            let fifth = |row: &str| {
-                let file = ["text,label", "", "\"a\nb\",0", row, "c,1", ""].join(end);
-                let (line, problem) = problem("t.csv", file.as_bytes());
-                assert_eq!(line, 5, "{file:?}");
-                problem
-            };
-            let label = |found: &str| RowProblem::Label {
-                found: found.to_owned(),
-                classes: 2,
-            };
-            assert_eq!(fifth("a"), RowProblem::Missing { field: "label" });
-            assert_eq!(fifth("a,"), RowProblem::Missing { field: "label" });
-            assert_eq!(fifth("a,2"), label("\"2\""));
-            assert_eq!(fifth("a,-1"), label("\"-1\""));
-            assert_eq!(fifth("a,great"), label("\"great\""));
-            assert_eq!(fifth(",1"), RowProblem::EmptyText);
-            assert_eq!(
-                fifth("a, b,1"),
-                RowProblem::TooManyFields {
-                    found: 3,
-                    expected: 2
-                }
-            );
-        }
-        assert_eq!(
-            problem("t.csv", b"text,label\n\xff,1\n"),
-            (2, RowProblem::Utf8 { byte: 1 })
-        );
-        assert_eq!(
-            problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"),
-            (3, RowProblem::OpenQuote)
-        );
-    }
-
-    #[test]
-    fn wrong_files_are_named() {
-        let error = |name: &str, bytes: &[u8]| read_bytes(name, bytes).unwrap_err().to_string();
-        for (name, bytes) in [
-            ("t.jsonl", &b"\n\n"[..]),
-            ("t.jsonl", b""),
-            ("t.csv", b""),
-            ("t.csv", b"text,label\n"),
-        ] {
-            assert!(
-                error(name, bytes).ends_with("holds no examples"),
-                "{name} {bytes:?}"
-            );
-        }
-        let column = error("t.csv", b"sentence,label\na,1\n");
-        assert!(
-            column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"),
-            "{column}"
-        );
-        assert!(error("t.tsv", b"text,label\na,1\n").contains("no column \"text\""));
-        assert!(error("t.csv", b"text\na\n").contains("no column \"label\""));
-        assert!(error("t.txt", b"").contains(".jsonl (JSON Lines), .csv or .tsv"));
-        assert!(error("t", b"").contains("unknown kind of file"));
-        let missing = read(Path::new("no/such.jsonl"), 2).unwrap_err().to_string();
-        assert!(missing.starts_with("no/such.jsonl: cannot be read"), "{missing}");
-    }
-
-    #[test]
-    fn messages_say_what_would_be_right() {
-        let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#)
-            .unwrap_err()
-            .to_string();
-        assert!(label.ends_with(
-            "t.jsonl:1: label 5 is none of this task's 2 classes; labels are integers from 0 to 1"
-        ));
-    }
-
-    #[test]
-    fn an_example_is_written_without_an_absent_pair() {
-        let json = serde_json::to_string(&one("a", None, 1)).unwrap();
-        assert_eq!(json, r#"{"text":"a","label":1}"#);
-        assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), one("a", None, 1));
-    }
-
-    #[test]
-    fn the_hash_is_sha256_of_the_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        std::fs::write(&path, "abc").unwrap();
-        // FIPS 180-4, example "abc".
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(data_sha256(&path).unwrap(), abc);
-        assert!(data_sha256(&folder.path().join("b")).is_err());
-    }
-}
+mod tests;

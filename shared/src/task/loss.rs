@@ -1,10 +1,10 @@
 //! From one example's class logits to its loss and its predicted class; from many examples' to a candidate's.
 //!
-//! Arithmetic is f64 with `libm` (the same bits on every platform), results per example are f32, and sums run in
-//! example order: a candidate's loss does not depend on who computed which examples.
+//! Arithmetic is f64 with `libm` (the same bits on every platform), results per example are f32, and sums run
+//! in example order: a candidate's loss does not depend on who computed which examples.
 //!
-//! Logits that are not numbers are told, not hidden: one NaN among them makes every loss of that example NaN, and its
-//! predicted class 0. So does a label that is no class.
+//! Logits that are not numbers are told, not hidden: one NaN among them makes every loss of that example NaN,
+//! and its predicted class 0. So does a label that is no class.
 
 use serde::{Deserialize, Serialize};
 
@@ -127,8 +127,9 @@ pub fn mean(per_example: &[f32]) -> f64 {
 
 /// A candidate's loss from all its examples, in example order.
 ///
-/// The mean of the losses per example, except with `Loss::Metric` and `Metric::F1`: F1 is no mean over examples, so it is
-/// taken from the predictions (and is NaN, as a mean would be, if one example's loss is NaN).
+/// The mean of the losses per example, except with `Loss::Metric` and `Metric::F1`: F1 is no mean over
+/// examples, so it is taken from the predictions (and is NaN, as a mean would be, if one example's loss is
+/// NaN).
 pub fn population_loss(
     loss: Loss,
     metric: Metric,
@@ -181,7 +182,8 @@ fn at(logits: &[f32], label: u32) -> Option<f64> {
     logits.get(label as usize).copied().map(f64::from)
 }
 
-/// The largest logit and what `log sum_c exp(s_c)` has above it, apart: their sum would round small losses away.
+/// The largest logit and what `log sum_c exp(s_c)` has above it, apart: their sum would round small losses
+/// away.
 fn log_sum_exp(logits: &[f32]) -> (f64, f64) {
     let best = predicted(logits);
     let highest = at(logits, best).unwrap_or(f64::NAN);

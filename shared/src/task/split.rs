@@ -1,8 +1,8 @@
 //! The k-shot split: which examples train and which select, by seed.
 //!
 //! The same examples as the published few-shot sets: NumPy's legacy shuffle (`numpy.random.seed`, then
-//! `numpy.random.shuffle`, both frozen by NumPy) of the indices, then one scan in which the first k examples of a class
-//! train and its next k are for development.
+//! `numpy.random.shuffle`, both frozen by NumPy) of the indices, then one scan in which the first k examples
+//! of a class train and its next k are for development.
 
 use thiserror::Error;
 
@@ -25,7 +25,8 @@ pub enum SplitError {
     NoShots,
     /// Too few examples of a class.
     #[error(
-        "class {class} has {found} examples, but {shots} shots need {needed} (as many again for development); lower task.shots or add examples"
+        "class {class} has {found} examples, but {shots} shots need {needed} (as many again for \
+         development); lower task.shots or add examples"
     )]
     TooFew {
         /// The class.
@@ -37,7 +38,8 @@ pub enum SplitError {
         /// Examples needed: twice the shots.
         needed: usize,
     },
-    /// A label outside the classes (files are checked when they are read; this is for examples made otherwise).
+    /// A label outside the classes (files are checked when they are read; this is for examples made
+    /// otherwise).
     #[error("example {index} has label {label}, but there are {classes} classes (labels count from 0)")]
     UnknownLabel {
         /// Index of the example.
@@ -51,8 +53,8 @@ pub enum SplitError {
 
 /// Splits `examples` into `shots` per class to train on and `shots` per class for development.
 ///
-/// A seed below 2^32 gives what `numpy.random.seed(seed)` gives. NumPy refuses larger ones; here they are what
-/// `numpy.random.seed([seed % 2**32, seed // 2**32])` gives.
+/// A seed below 2^32 gives what `numpy.random.seed(seed)` gives. NumPy refuses larger ones; here they are
+/// what `numpy.random.seed([seed % 2**32, seed // 2**32])` gives.
 ///
 /// # Errors
 /// No shots, a class with fewer than `2 * shots` examples, a label that is no class.

@@ -1,7 +1,7 @@
 //! The template: how an example becomes the text that the model reads.
 //!
-//! `"{text} . It was {mask} ."` is a list of segments: literals and placeholders. Literals are kept to the byte, spaces
-//! included; the example's texts are put in as they are, never read as a template.
+//! `"{text} . It was {mask} ."` is a list of segments: literals and placeholders. Literals are kept to the
+//! byte, spaces included; the example's texts are put in as they are, never read as a template.
 
 use std::fmt;
 use std::str::FromStr;
@@ -48,7 +48,8 @@ pub enum TemplateError {
     },
     /// `{` without `}`.
     #[error(
-        "template: the brace opened at character {position} is not closed; write {{{{ for a brace that is text"
+        "template: the brace opened at character {position} is not closed; write {{{{ for a brace that \
+         is text"
     )]
     Unclosed {
         /// Position of the brace, in characters from 1.
@@ -56,7 +57,8 @@ pub enum TemplateError {
     },
     /// `}` without `{`.
     #[error(
-        "template: the brace closed at character {position} was never opened; write }}}} for a brace that is text"
+        "template: the brace closed at character {position} was never opened; write }}}} for a brace \
+         that is text"
     )]
     Unopened {
         /// Position of the brace, in characters from 1.
@@ -78,7 +80,8 @@ pub enum TemplateError {
     NoTextPair,
     /// The template asks for `{mask}`, the model has no mask token.
     #[error(
-        "the template uses {{mask}}, but this model has no mask token; take {{mask}} out or read the model otherwise"
+        "the template uses {{mask}}, but this model has no mask token; take {{mask}} out or read the \
+         model otherwise"
     )]
     NoMaskToken,
 }
@@ -128,8 +131,8 @@ impl Template {
 
     /// The text of one example.
     ///
-    /// `{prompt}` renders to nothing: in this version the prompt rows always enter right after the first special token
-    /// (or at the front, in a model without one), wherever `{prompt}` stands.
+    /// `{prompt}` renders to nothing: in this version the prompt rows always enter right after the first
+    /// special token (or at the front, in a model without one), wherever `{prompt}` stands.
     ///
     /// # Errors
     /// The template uses `{text_pair}` and the example has none, or `{mask}` and `mask_token` is `None`.
@@ -351,5 +354,38 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(wrong.contains("{txt}"), "{wrong}");
+    }
+
+    #[test]
+    fn any_source_is_parsed_or_refused_and_escaping_brings_any_text_back() {
+        use crate::random::{Domain, Stream};
+        let pieces = [
+            "{text}",
+            "{mask}",
+            "{prompt}",
+            "{text_pair}",
+            "{",
+            "}",
+            "{{",
+            "}}",
+            "é",
+            " ",
+            "{x}",
+            "text",
+        ];
+        for round in 0..2000 {
+            let mut words = [0; 6];
+            Stream::new(1, Domain::Sample, round).fill_words(0, &mut words);
+            let source: String = words
+                .iter()
+                .map(|&word| pieces[word as usize % pieces.len()])
+                .collect();
+            if let Ok(template) = Template::parse(&source) {
+                assert_eq!(template.source(), source);
+                template.render(&example("a", Some("b")), Some("m")).unwrap();
+            }
+            let escaped = source.replace('{', "{{").replace('}', "}}") + "{text}";
+            assert_eq!(render(&escaped, "!", None, None).unwrap(), source + "!");
+        }
     }
 }
