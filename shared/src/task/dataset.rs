@@ -22,7 +22,8 @@ pub struct Example {
     /// The text, as it stands in the file; never empty.
     pub text: String,
     /// The second text of a pair task (premise and hypothesis, question and answer).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Always written: a left-out field cannot be read back from bincode.
+    #[serde(default)]
     pub text_pair: Option<String>,
     /// The class, `0..classes`.
     pub label: u32,

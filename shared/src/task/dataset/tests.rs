@@ -176,10 +176,19 @@ fn messages_say_what_would_be_right() {
 }
 
 #[test]
-fn an_example_is_written_without_an_absent_pair() {
-    let json = serde_json::to_string(&one("a", None, 1)).unwrap();
-    assert_eq!(json, r#"{"text":"a","label":1}"#);
-    assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), one("a", None, 1));
+fn an_example_comes_back_from_json_and_bincode() {
+    let standard = bincode::config::standard();
+    for example in [one("a", None, 1), one("a", Some("b"), 0)] {
+        let json = serde_json::to_string(&example).unwrap();
+        assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), example);
+        assert_eq!(
+            read_bytes("t.jsonl", json.as_bytes()).unwrap(),
+            std::slice::from_ref(&example)
+        );
+        let bytes = bincode::serde::encode_to_vec(&example, standard).unwrap();
+        let (back, _): (Example, _) = bincode::serde::decode_from_slice(&bytes, standard).unwrap();
+        assert_eq!(back, example);
+    }
 }
 
 #[test]
