@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 
-def load(folder, masked_lm, dtype=torch.float32):
-    """The model of `folder` in evaluation mode, with plain (eager) attention."""
+def load(folder, masked_lm, attention="eager"):
+    """The model of `folder` in f32 and evaluation mode; attention is `eager` (plain) or `sdpa` (fused)."""
     kind = AutoModelForMaskedLM if masked_lm else AutoModel
     options = {} if masked_lm else {"add_pooling_layer": False}
-    return kind.from_pretrained(folder, attn_implementation="eager", dtype=dtype, **options).eval()
+    return kind.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32, **options).eval()
 
 
 def layers(model):
