@@ -4,3 +4,4 @@ pub mod hub;
 pub mod identity;
 pub mod locate;
 pub mod tokenizer;
+pub mod weights;
