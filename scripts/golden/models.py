@@ -118,7 +118,8 @@ def tiny(kind, vocab_size):
         model = RobertaForMaskedLM(RobertaConfig(**sizes, **ids, layer_norm_eps=1e-5))
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            centre, spread = (1.0, 0.1) if "LayerNorm.weight" in name or "layer_norm.weight" in name else (0.0, 0.2)
+            is_norm = "LayerNorm.weight" in name or "layer_norm.weight" in name
+            centre, spread = (1.0, 0.1) if is_norm else (0.0, 0.2)
             parameter.copy_(centre + spread * torch.randn(parameter.shape))
     return model.eval()
 
@@ -138,15 +139,14 @@ class Golden:
         ids, mask = pad([ids], 0)
         return mean_rows(last_hidden(self.model, ids, mask), mask, prompt_tokens)
 
-    def read(self, ids, mask, mask_rows, prompt_tokens, model=None, classes=None):
+    def read(self, ids, mask, mask_rows, prompt_tokens, classes=None):
         """Both read-outs of a batch: {"masked_lm": [B, C], "similarity": [B, K]}."""
-        model = model or self.model
-        hidden = last_hidden(model, ids, mask)
+        hidden = last_hidden(self.model, ids, mask)
         pooled = mean_rows(hidden, mask, prompt_tokens)
         out = {"similarity": similarity(pooled, self.classes if classes is None else classes, TEMPERATURE)}
         if self.label_ids:
             rows = hidden[torch.arange(len(ids)), mask_rows]
-            out["masked_lm"] = head_at(model, rows, self.label_ids)
+            out["masked_lm"] = head_at(self.model, rows, self.label_ids)
         return out
 
     def logits(self, prompts, injection):
@@ -161,7 +161,8 @@ class Golden:
         out = {key: torch.cat([one[key] for one in alone]) for key in padded}
         self.model.double()
         with prompted(self.model, [p.double() for p in prompts], injection):
-            exact = [self.read(*pad([e], 0), [r], len(initial), None, self.classes.double()) for e, r in zip(examples, rows)]
+            classes = self.classes.double()
+            exact = [self.read(*pad([e], 0), [r], len(initial), classes) for e, r in zip(examples, rows)]
         self.model.float()
         for key, value in out.items():
             scale = value.abs().max().item()

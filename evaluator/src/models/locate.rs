@@ -97,7 +97,8 @@ pub enum LocateError {
 
 /// Finds the model that a run file names; relative paths are relative to `base_dir`, the run file's folder.
 ///
-/// A hub id is taken from the hub's cache if it is complete there, and fetched into it otherwise (see [`Hub::from_env`]).
+/// A hub id is taken from the hub's cache if it is complete there, and fetched into it otherwise (see
+/// [`Hub::from_env`]).
 ///
 /// # Errors
 /// See [`LocateError`]; each names what was looked for and where.
@@ -216,7 +217,8 @@ pub(super) fn shards(path: &Path) -> Result<Vec<String>, LocateError> {
     Ok(files.into_iter().collect())
 }
 
-/// Whether `text` could be an id of the hub: two names of letters, digits, `.`, `_`, `-`, and a slash between.
+/// Whether `text` could be an id of the hub: two names of letters, digits, `.`, `_`, `-`, and a slash
+/// between.
 fn is_hub_id(text: &str) -> bool {
     let is_name = |name: &str| {
         let first_is_fine = name.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '_');
