@@ -267,8 +267,8 @@ mod tests {
         };
         write!(
             stream,
-            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\nETag: \"{}\"\r\n\
-             X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n{sent}",
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\n\
+             ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n{sent}",
             sent.len(),
             sent.len() - 1,
             body.len(),

@@ -35,7 +35,8 @@ pub struct Located {
 pub enum LocateError {
     /// A folder without one of the files every model has.
     #[error(
-        "model folder {folder}: {file} is missing; a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
+        "model folder {folder}: {file} is missing; \
+         a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
     )]
     Missing {
         /// The folder.
@@ -45,7 +46,8 @@ pub enum LocateError {
     },
     /// The list of shards cannot be used.
     #[error(
-        "{path}: {problem}; expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
+        "{path}: {problem}; \
+         expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
     )]
     BadIndex {
         /// The index file.
@@ -291,9 +293,7 @@ mod tests {
     fn reads_shards_in_the_order_of_their_names() {
         let folder = folder(&[CONFIG, TOKENIZER, "b.safetensors", "a.safetensors"]);
         let index = |text: &str| std::fs::write(folder.path().join(INDEX), text).unwrap();
-        index(
-            r#"{"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}"#,
-        );
+        index(r#"{"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}"#);
         let located = in_folder(folder.path()).unwrap();
         assert_eq!(
             located.weights,

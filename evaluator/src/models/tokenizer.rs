@@ -108,7 +108,8 @@ pub enum LabelWordError {
     },
     /// The tokenizer's unknown token.
     #[error(
-        "label word \"{word}\" is not in this tokenizer's vocabulary (it becomes {piece}); choose another word"
+        "label word \"{word}\" is not in this tokenizer's vocabulary (it becomes {piece}); \
+         choose another word"
     )]
     Unknown {
         /// The word, as given.
