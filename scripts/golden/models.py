@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/models: tiny BERT and RoBERTa models with tokenizers, and the values Hugging Face computes.
+"""Makes tests/golden/models: tiny BERT and RoBERTa models with tokenizers, and what Hugging Face computes.
 
   pip install -r scripts/golden/requirements.txt
   python scripts/golden/models.py [--minilm DIR] [--only NAME]
 
-tests/golden/models/README.md tells what lies in each folder. MiniLM's weights are not committed, only the values.
+tests/golden/models/README.md tells what lies in each folder. MiniLM's weights are not committed.
 """
 
 import argparse
@@ -15,19 +15,36 @@ import shutil
 import tokenizers
 import torch
 import transformers
-from prompting import head_at, last_hidden, layers, load, mean_rows, pad, prompted, similarity, with_prompt_rows
+from prompting import (
+    head_at,
+    last_hidden,
+    layers,
+    load,
+    mean_rows,
+    pad,
+    prompted,
+    similarity,
+    with_prompt_rows,
+)
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "models"
 TEMPERATURE = 0.05
+HOW = "f32 on CPU, eager attention, one example at a time"
 LABELS = ["good", "bad", "great", "terrible", "yes", "no", "sports", "world", "business", "tech"]
 WORDS = LABELS + ["it", "was", "the", "movie", "film", "is", "about", "and", "of", "not"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
-# Rendered examples; M stands for the mask token. Lengths from 4 to about 50 tokens, the mask early, late and last.
+# Rendered examples; M stands for the mask token. Lengths from 3 to 34 tokens, the mask early and late.
 TEXTS = [
     "the movie is not bad . It was M .",
     "M",
@@ -92,7 +109,10 @@ def byte_level():
     tokenizer = Tokenizer(models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", vocab["</s>"]), cls_token=("<s>", vocab["<s>"]), trim_offsets=True, add_prefix_space=False
+        sep=("</s>", vocab["</s>"]),
+        cls_token=("<s>", vocab["<s>"]),
+        trim_offsets=True,
+        add_prefix_space=False,
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
@@ -101,7 +121,7 @@ def byte_level():
 
 
 def tiny(kind, vocab_size):
-    """A random model of odd sizes. Every parameter is drawn, biases and norms too, so that none can be forgotten."""
+    """A random model of odd sizes. Every parameter is drawn, biases and norms too: none can be forgotten."""
     sizes = dict(
         vocab_size=vocab_size,
         hidden_size=40,
@@ -118,7 +138,8 @@ def tiny(kind, vocab_size):
         model = RobertaForMaskedLM(RobertaConfig(**sizes, **ids, layer_norm_eps=1e-5))
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            centre, spread = (1.0, 0.1) if "LayerNorm.weight" in name or "layer_norm.weight" in name else (0.0, 0.2)
+            is_norm = "LayerNorm.weight" in name or "layer_norm.weight" in name
+            centre, spread = (1.0, 0.1) if is_norm else (0.0, 0.2)
             parameter.copy_(centre + spread * torch.randn(parameter.shape))
     return model.eval()
 
@@ -138,19 +159,18 @@ class Golden:
         ids, mask = pad([ids], 0)
         return mean_rows(last_hidden(self.model, ids, mask), mask, prompt_tokens)
 
-    def read(self, ids, mask, mask_rows, prompt_tokens, model=None, classes=None):
+    def read(self, ids, mask, mask_rows, prompt_tokens, classes=None):
         """Both read-outs of a batch: {"masked_lm": [B, C], "similarity": [B, K]}."""
-        model = model or self.model
-        hidden = last_hidden(model, ids, mask)
+        hidden = last_hidden(self.model, ids, mask)
         pooled = mean_rows(hidden, mask, prompt_tokens)
         out = {"similarity": similarity(pooled, self.classes if classes is None else classes, TEMPERATURE)}
         if self.label_ids:
             rows = hidden[torch.arange(len(ids)), mask_rows]
-            out["masked_lm"] = head_at(model, rows, self.label_ids)
+            out["masked_lm"] = head_at(self.model, rows, self.label_ids)
         return out
 
     def logits(self, prompts, injection):
-        """Logits of all examples [E, C] for each read-out; the padded batch and f64 are compared on the way."""
+        """Logits of all examples [E, C] for each read-out; compares the padded batch and f64 on the way."""
         initial = self.initial_ids if injection else []
         examples = [with_prompt_rows(e, initial) for e in self.examples]
         rows = [row + len(initial) for row in self.masks]
@@ -161,7 +181,8 @@ class Golden:
         out = {key: torch.cat([one[key] for one in alone]) for key in padded}
         self.model.double()
         with prompted(self.model, [p.double() for p in prompts], injection):
-            exact = [self.read(*pad([e], 0), [r], len(initial), None, self.classes.double()) for e, r in zip(examples, rows)]
+            classes = self.classes.double()
+            exact = [self.read(*pad([e], 0), [r], len(initial), classes) for e, r in zip(examples, rows)]
         self.model.float()
         for key, value in out.items():
             scale = value.abs().max().item()
@@ -175,7 +196,7 @@ class Golden:
             self.tensors[f"{name}.{key}"] = value
 
     def put_hidden(self, name, prompts, injection):
-        """Hidden states of example 0: the embeddings' output (no prompt yet) and each layer's output, [L+1, T, H]."""
+        """Hidden states of example 0 [L+1, T, H]: the embeddings' output (no prompt yet), each layer's output."""
         initial = self.initial_ids if injection else []
         ids, mask = pad([with_prompt_rows(self.examples[0], initial)], 0)
         seen = []
@@ -220,9 +241,10 @@ def write(folder, golden, facts):
     assert golden.noise["padded"] < 1e-5, golden.noise
     tensors = {name: tensor.contiguous() for name, tensor in golden.tensors.items()}
     save_file(tensors, folder / "golden.safetensors")
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}"
+    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    versions += f", tokenizers {tokenizers.__version__}"
     facts = {
-        "made_by": f"scripts/golden/models.py with {versions}; f32 on CPU, eager attention, one example at a time",
+        "made_by": f"scripts/golden/models.py with {versions}; " + HOW,
         "relative_noise": {key: float(f"{value:.1e}") for key, value in golden.noise.items()},
         "temperature": TEMPERATURE,
         **facts,
@@ -275,7 +297,8 @@ def make_tiny(kind, seed):
         "class_phrases": [{"text": p, "ids": fast(p)["input_ids"]} for p in phrases],
         "initial_ids": initial_ids,
         "examples": [
-            {"text": t, "ids": e, "read_out": r} for t, e, r in zip(rendered, examples, golden.masks, strict=True)
+            {"text": t, "ids": e, "read_out": r}
+            for t, e, r in zip(rendered, examples, golden.masks, strict=True)
         ],
         "encodings": encodings(fast, asked),
     }
@@ -296,7 +319,9 @@ def make_minilm(source, seed):
     phrases = ["sports", "business", "This text is about science and technology."]
     examples = [fast(text)["input_ids"] for text in texts]
     initial_ids = [1000, 1001]
-    golden = Golden(load(source, masked_lm=False), examples, initial_ids, [fast(p)["input_ids"] for p in phrases], [])
+    golden = Golden(
+        load(source, masked_lm=False), examples, initial_ids, [fast(p)["input_ids"] for p in phrases], []
+    )
     golden.masks = [0] * len(examples)
     golden.put_all(tokens=2, candidates=2, hidden=False)
     long = "a very long text , " * 30
@@ -311,7 +336,9 @@ def make_minilm(source, seed):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--minilm", help="folder of all-MiniLM-L6-v2 (see scripts/fetch-minilm)")
     options.add_argument("--only", choices=["bert", "roberta", "minilm"])
     chosen = options.parse_args()

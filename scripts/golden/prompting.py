@@ -1,7 +1,7 @@
 """BBTv2's prompts and read-outs on Hugging Face models, done the plain way: the reference of our engine.
 
-Rows of an example: row 0 is [CLS] or <s>, rows 1..n are the prompt (embedded from the initial ids, position ids
-consumed), then the text. At the input of every layer j
+Rows of an example: row 0 is [CLS] or <s>, rows 1..n are the prompt (embedded from the initial ids, with
+position ids of their own), then the text. At the input of every layer j
   add:    rows 1..n += p_j
   prefix: rows 1..n  = p_j
 Used by scripts/golden/models.py and scripts/bench-peers.
@@ -27,7 +27,7 @@ def layers(model):
 
 @contextlib.contextmanager
 def prompted(model, prompts, injection):
-    """Within the block, every layer's input gets its prompt: `prompts` [L, n, H] (a sequence of L tensors will do)."""
+    """Within the block every layer's input gets its prompt; `prompts` [L, n, H], or L tensors [n, H]."""
 
     def hook(prompt):
         def inject(_layer, args):
@@ -65,7 +65,7 @@ def last_hidden(model, ids, mask):
 
 
 def head_at(model, rows, label_ids):
-    """Masked-LM logits of the label words [B, C] from hidden rows [B, H]; the whole vocabulary is computed."""
+    """Masked-LM logits of the label words [B, C] from hidden rows [B, H], by way of the whole vocabulary."""
     head = model.lm_head if hasattr(model, "lm_head") else model.cls
     return head(rows)[:, label_ids]
 

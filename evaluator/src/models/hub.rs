@@ -69,7 +69,8 @@ pub enum HubError {
 
 impl Hub {
     /// The hub as the environment has it: `HF_HUB_CACHE` or `HF_HOME` (where the cache lies), `HF_TOKEN`,
-    /// `HF_ENDPOINT`, and `HF_HUB_OFFLINE` (anything but empty, `0`, `false`, `no`, `off`: never use the network).
+    /// `HF_ENDPOINT`, and `HF_HUB_OFFLINE` (anything but empty, `0`, `false`, `no`, `off`: never use the
+    /// network).
     ///
     /// # Errors
     /// [`HubError::NoHome`].
@@ -87,7 +88,8 @@ impl Hub {
         Ok(Self::new(cache, offline, value("HF_TOKEN"), value("HF_ENDPOINT")))
     }
 
-    /// A hub with its cache in `cache`; `token` overrides the one stored beside the cache, `endpoint` the address.
+    /// A hub with its cache in `cache`; `token` overrides the one stored beside the cache, `endpoint` the
+    /// address.
     pub fn new(cache: PathBuf, offline: bool, token: Option<String>, endpoint: Option<String>) -> Self {
         Self {
             cache: Cache::new(cache),
@@ -97,8 +99,8 @@ impl Hub {
         }
     }
 
-    /// The folder of `id` at `revision` (branch, tag or commit), complete. What the cache has is not asked for again,
-    /// so a branch stays at the commit first fetched. The folder's name is the commit.
+    /// The folder of `id` at `revision` (branch, tag or commit), complete. What the cache has is not asked
+    /// for again, so a branch stays at the commit first fetched. The folder's name is the commit.
     ///
     /// # Errors
     /// See [`HubError`].
@@ -265,8 +267,8 @@ mod tests {
         };
         write!(
             stream,
-            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\nETag: \"{}\"\r\n\
-             X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n{sent}",
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\n\
+             ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n{sent}",
             sent.len(),
             sent.len() - 1,
             body.len(),

@@ -13,8 +13,8 @@ use super::locate::{CONFIG, Located, TOKENIZER};
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A model's name and the sha256 of its files, in hexadecimal. Two evaluators run the same model if the three hashes
-/// agree; the name is for people.
+/// A model's name and the sha256 of its files, in hexadecimal. Two evaluators run the same model if the three
+/// hashes agree; the name is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The hub id, or the folder's name.

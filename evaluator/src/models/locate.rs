@@ -35,7 +35,8 @@ pub struct Located {
 pub enum LocateError {
     /// A folder without one of the files every model has.
     #[error(
-        "model folder {folder}: {file} is missing; a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
+        "model folder {folder}: {file} is missing; \
+         a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
     )]
     Missing {
         /// The folder.
@@ -45,7 +46,8 @@ pub enum LocateError {
     },
     /// The list of shards cannot be used.
     #[error(
-        "{path}: {problem}; expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
+        "{path}: {problem}; \
+         expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
     )]
     BadIndex {
         /// The index file.
@@ -97,7 +99,8 @@ pub enum LocateError {
 
 /// Finds the model that a run file names; relative paths are relative to `base_dir`, the run file's folder.
 ///
-/// A hub id is taken from the hub's cache if it is complete there, and fetched into it otherwise (see [`Hub::from_env`]).
+/// A hub id is taken from the hub's cache if it is complete there, and fetched into it otherwise (see
+/// [`Hub::from_env`]).
 ///
 /// # Errors
 /// See [`LocateError`]; each names what was looked for and where.
@@ -216,7 +219,8 @@ pub(super) fn shards(path: &Path) -> Result<Vec<String>, LocateError> {
     Ok(files.into_iter().collect())
 }
 
-/// Whether `text` could be an id of the hub: two names of letters, digits, `.`, `_`, `-`, and a slash between.
+/// Whether `text` could be an id of the hub: two names of letters, digits, `.`, `_`, `-`, and a slash
+/// between.
 fn is_hub_id(text: &str) -> bool {
     let is_name = |name: &str| {
         let first_is_fine = name.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '_');
@@ -289,9 +293,7 @@ mod tests {
     fn reads_shards_in_the_order_of_their_names() {
         let folder = folder(&[CONFIG, TOKENIZER, "b.safetensors", "a.safetensors"]);
         let index = |text: &str| std::fs::write(folder.path().join(INDEX), text).unwrap();
-        index(
-            r#"{"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}"#,
-        );
+        index(r#"{"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}"#);
         let located = in_folder(folder.path()).unwrap();
         assert_eq!(
             located.weights,

@@ -108,7 +108,8 @@ pub enum LabelWordError {
     },
     /// The tokenizer's unknown token.
     #[error(
-        "label word \"{word}\" is not in this tokenizer's vocabulary (it becomes {piece}); choose another word"
+        "label word \"{word}\" is not in this tokenizer's vocabulary (it becomes {piece}); \
+         choose another word"
     )]
     Unknown {
         /// The word, as given.
@@ -150,8 +151,8 @@ impl Encoded {
 }
 
 impl TextEncoder {
-    /// The tokenizer of a model's folder. Length limits and padding that its file asks for are switched off: rows are
-    /// packed, and a text that is cut silently could lose its mask.
+    /// The tokenizer of a model's folder. Length limits and padding that its file asks for are switched off:
+    /// rows are packed, and a text that is cut silently could lose its mask.
     ///
     /// # Errors
     /// [`TokenizerError::Read`] or [`TokenizerError::Corrupt`].
@@ -227,8 +228,8 @@ impl TextEncoder {
         }
     }
 
-    /// As [`Self::encode`], but a text that is too long loses its end, and the template stays whole: `render` puts
-    /// what is left of `text` into it. The second value says whether something was cut.
+    /// As [`Self::encode`], but a text that is too long loses its end, and the template stays whole: `render`
+    /// puts what is left of `text` into it. The second value says whether something was cut.
     ///
     /// # Errors
     /// [`EncodeError::TooLong`] if the template alone is too long.
@@ -277,18 +278,20 @@ impl TextEncoder {
         Ok(Encoded { ids, masks })
     }
 
-    /// The id whose logit is the class's. The word is encoded alone and as given, no space put before it (spec 2.3).
+    /// The id whose logit is the class's. The word is encoded alone and as given, no space put before it
+    /// (spec 2.3).
     ///
     /// # Errors
     /// See [`LabelWordError`]: it must be exactly one token, and a known one.
     pub fn label_word_id(&self, word: &str) -> Result<u32, LabelWordError> {
-        let encoding =
-            self.tokenizer
-                .encode_fast(word, false)
-                .map_err(|problem| LabelWordError::Refused {
-                    word: word.to_owned(),
-                    problem: problem.to_string(),
-                })?;
+        // Not `encode_fast`: it keeps no pieces.
+        let encoding = self
+            .tokenizer
+            .encode(word, false)
+            .map_err(|problem| LabelWordError::Refused {
+                word: word.to_owned(),
+                problem: problem.to_string(),
+            })?;
         match (encoding.get_ids(), encoding.get_tokens()) {
             (&[id], [piece]) if self.special.contains(&id) && piece != word => Err(LabelWordError::Unknown {
                 word: word.to_owned(),
@@ -302,8 +305,9 @@ impl TextEncoder {
         }
     }
 
-    /// The ids at the `n` prompt rows before anything is tuned: 1000, 1001, ... where the vocabulary has them, as the
-    /// official code does; otherwise the first ids that are no special token (over again if they run out).
+    /// The ids at the `n` prompt rows before anything is tuned: 1000, 1001, ... where the vocabulary has
+    /// them, as the official code does; otherwise the first ids that are no special token (over again if they
+    /// run out).
     pub fn initial_prompt_ids(&self, n: usize, vocab_size: usize) -> Vec<u32> {
         let ordinary = |id: &u32| !self.special.contains(id);
         let id = |id: usize| u32::try_from(id).ok();
