@@ -155,14 +155,14 @@ impl Covariance {
     pub(super) fn stretch(&self, vectors: &[f64]) -> Vec<f64> {
         let mut along = self.along_axes(vectors);
         self.scale(&mut along, |d| d);
-        self.from_axes(&along)
+        self.off_axes(&along)
     }
 
     /// `C^(-1/2) y = B D^-1 B^T y` for each vector.
     pub(super) fn whiten(&self, vectors: &[f64]) -> Vec<f64> {
         let mut along = self.along_axes(vectors);
         self.scale(&mut along, |d| 1.0 / d);
-        self.from_axes(&along)
+        self.off_axes(&along)
     }
 
     /// `||C^(-1/2) y||` for each vector: B's rotation back does not change a length.
@@ -207,7 +207,7 @@ impl Covariance {
     }
 
     /// `B v` for each vector.
-    fn from_axes(&self, vectors: &[f64]) -> Vec<f64> {
+    fn off_axes(&self, vectors: &[f64]) -> Vec<f64> {
         self.rotate(
             MatRef::from_column_major_slice(&self.axes, self.dim, self.dim),
             vectors,

@@ -59,7 +59,7 @@ impl Options {
 /// Why the optimiser refuses. A refused call has changed nothing, except after [`Error::Diverged`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// No variable, or more than two matrices' worth of memory.
+    /// No variable, or so many that the matrices would not fit.
     #[error("dimension {0} is outside 1..={MAX_DIM}")]
     Dimension(usize),
     /// Too few candidates to rank, or absurdly many.
