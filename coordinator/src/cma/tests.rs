@@ -1,5 +1,6 @@
 //! The optimiser as its user meets it: it converges, resumes without a trace, and refuses misuse.
 
+use super::covariance::Covariance;
 use super::{Error, Options, State, StopReason};
 
 struct Normals(u64);
@@ -202,6 +203,41 @@ fn stops_with_reasons() {
         step(&mut state, &mut normals, |x| x.iter().sum());
     }
     assert_eq!(state.stop(), [StopReason::TolFacUpX]);
+}
+
+/// Flat means that the best loss recurs beyond three quarters of the population: 7 of 8.
+#[test]
+fn flat_from_three_quarters_on() {
+    for (equal, flat) in [(6, false), (7, true)] {
+        let (mut state, mut normals) = (started(4, 1.0, 0.5), Normals(1));
+        for _ in 0..2 {
+            let candidates = state.ask(&normals.draw(8 * 4)).unwrap();
+            let losses: Vec<f64> = (0..8).map(|i| if i < equal { 1.0 } else { 2.0 }).collect();
+            state.tell(&candidates, &losses).unwrap();
+        }
+        assert_eq!(state.stop().contains(&StopReason::TolFlatFitness), flat);
+    }
+}
+
+/// However far the candidates are that the caller puts in, sigma changes by a factor of e at most.
+#[test]
+fn sigma_changes_within_bounds() {
+    let mut state = started(4, 0.0, 0.5);
+    state.ask(&Normals(1).draw(8 * 4)).unwrap();
+    let far: Vec<Vec<f64>> = (0..8).map(|i| vec![1e6 + i as f64; 4]).collect();
+    state.tell(&far, &[0.0; 8]).unwrap();
+    assert_eq!(state.sigma(), 0.5 * 1f64.exp());
+}
+
+#[test]
+fn repairs_a_matrix_that_is_not_positive() {
+    let mut covariance = Covariance::new(3);
+    covariance.update(1.0, &[-5.0], &[1.0, 0.0, 0.0]);
+    assert!(covariance.entry(0, 0) < -3.9);
+    assert_eq!(covariance.refresh(1.0), Some(()));
+    assert!(covariance.entry(0, 0) > 0.0 && covariance.lengths().iter().all(|d| *d > 0.0));
+    covariance.update(1.0, &[f64::NAN], &[1.0, 0.0, 0.0]);
+    assert_eq!(covariance.refresh(1.0), None);
 }
 
 #[test]
