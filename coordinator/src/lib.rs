@@ -1,1 +1,3 @@
-//! See Cargo.toml.
+//! Zeroth's coordinator: the search and the fleet.
+
+pub mod fleet;
