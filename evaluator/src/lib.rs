@@ -1,1 +1,3 @@
-//! See Cargo.toml.
+//! Zeroth's evaluator: a replica of the model and the population engine.
+
+pub mod dial;

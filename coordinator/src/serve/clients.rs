@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use proto::v1::runs_server::Runs;
 use proto::v1::{
-    CancelRequest, CancelResponse, EvaluatorStatus, FetchChunk, FetchRequest, ListRequest, ListResponse, RunStatus,
-    SubmitRequest, SubmitResponse, WatchRequest, run_status,
+    CancelRequest, CancelResponse, EvaluatorStatus, FetchChunk, FetchRequest, ListRequest, ListResponse,
+    RunStatus, SubmitRequest, SubmitResponse, WatchRequest, run_status,
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
@@ -69,7 +69,9 @@ impl Runs for Clients {
         known(request.into_inner().run)?;
         let mut ended = false;
         let stream = WatchStream::new(self.progress.clone()).map(|progress| run_status(&progress));
-        let stream = stream.take_while(move |status| !std::mem::replace(&mut ended, over(status))).map(Ok);
+        let stream = stream
+            .take_while(move |status| !std::mem::replace(&mut ended, over(status)))
+            .map(Ok);
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -103,7 +105,13 @@ impl Runs for Clients {
 }
 
 fn known(run: u64) -> Result<(), Status> {
-    if run == RUN { Ok(()) } else { Err(Status::not_found(format!("run {run}: this coordinator has run {RUN} alone"))) }
+    if run == RUN {
+        Ok(())
+    } else {
+        Err(Status::not_found(format!(
+            "run {run}: this coordinator has run {RUN} alone"
+        )))
+    }
 }
 
 fn over(status: &RunStatus) -> bool {
