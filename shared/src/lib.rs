@@ -3,7 +3,7 @@
 //! - [`spec`]: the run file, as typed and as resolved
 //! - [`task`]: examples, template, k-shot split, losses
 //! - [`random`], [`projection`]: the random matrices that every node makes alike
-//! - [`messages`], [`ids`]: the contract between coordinator and evaluator
+//! - [`messages`], [`ids`]: the contract between coordinator and evaluator; [`wire`]: its form on the wire
 
 pub mod ids;
 pub mod messages;
@@ -11,3 +11,4 @@ pub mod projection;
 pub mod random;
 pub mod spec;
 pub mod task;
+pub mod wire;
