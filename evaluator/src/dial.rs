@@ -209,8 +209,12 @@ async fn stay(
     let (to_worker, worker_orders) = mpsc::channel(LINK);
     let (worker_reports, from_worker) = mpsc::channel(LINK);
     let worker = start_worker(worker_orders, worker_reports);
-    let ended = pump(orders, to_worker, from_worker, out, shutdown).await;
-    end_worker(worker, ended).await
+    let ended = pump(orders, to_worker, from_worker, out, shutdown.as_mut()).await;
+    tokio::select! {
+        biased; // when `shutdown` has ended the stay, it may not be asked again
+        ended = end_worker(worker, ended) => ended,
+        () = shutdown => Ended::Left,
+    }
 }
 
 /// Connects, says hello and waits for the welcome.
@@ -303,22 +307,32 @@ async fn pump(
 
 /// Orders from the stream to the worker; says why they have ended.
 async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Order>) -> Ended {
+    let mut drained = false;
     loop {
-        let order = match timeout(SILENCE, stream.message()).await {
-            Err(_) => return Ended::Broken(format!("silent for {} s", SILENCE.as_secs()), true),
-            Ok(Err(status)) => return Ended::Broken(format!("stream broken: {}", status.message()), true),
-            Ok(Ok(None)) => return Ended::Broken("it closed the stream".to_owned(), true),
-            Ok(Ok(Some(order))) => order,
-        };
-        match order.kind {
-            Some(order::Kind::Heartbeat(_)) => {}
-            Some(order::Kind::Refused(refusal)) => return refused(refusal, true),
-            kind => match Order::try_from(v1::Order { kind }) {
-                Ok(order) if to_worker.send(order).await.is_ok() => {}
-                Ok(_) => std::future::pending().await, // the worker has ended: the other direction tells how
-                Err(error) => return Ended::Broken(format!("unreadable order: {error}"), true),
+        let broken = match timeout(SILENCE, stream.message()).await {
+            Ok(Ok(Some(order))) => match order.kind {
+                Some(order::Kind::Heartbeat(_)) => continue,
+                Some(order::Kind::Refused(refusal)) => return refused(refusal, true),
+                kind => match Order::try_from(v1::Order { kind }) {
+                    Ok(order) => {
+                        drained |= order == Order::Drain;
+                        if to_worker.send(order).await.is_err() {
+                            std::future::pending::<()>().await; // the other direction tells how the worker ended
+                        }
+                        continue;
+                    }
+                    Err(error) => format!("unreadable order: {error}"),
+                },
             },
-        }
+            Ok(Ok(None)) => "it closed the stream".to_owned(),
+            Ok(Err(status)) => format!("stream broken: {}", status.message()),
+            Err(_) => format!("silent for {} s", SILENCE.as_secs()),
+        };
+        return if drained {
+            Ended::Left
+        } else {
+            Ended::Broken(broken, true)
+        };
     }
 }
 

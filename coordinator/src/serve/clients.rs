@@ -52,7 +52,8 @@ impl Runs for Clients {
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let runs = vec![run_status(&self.progress.borrow())];
         let now = Instant::now();
-        let evaluators = self.fleet.borrow().evaluators.iter().map(|e| EvaluatorStatus {
+        let fleet = self.fleet.borrow().clone();
+        let evaluators = fleet.evaluators.iter().map(|e| EvaluatorStatus {
             id: e.id.0,
             name: e.name.clone(),
             device: e.device.clone(),
