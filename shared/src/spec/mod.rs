@@ -13,3 +13,6 @@ pub use resolved::{
 
 /// Rows an evaluator keeps in flight unless told otherwise.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
+
+#[cfg(test)]
+mod tests;
