@@ -199,7 +199,8 @@ mod tests {
         let mean = sums.iter().sum::<f64>() / 37.0;
         let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 37.0;
         for i in 0..37 {
-            let right = (sums[i] - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+            let right =
+                (sums[i] - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
             assert!((f64::from(row[i]) - right).abs() < 1e-5);
         }
     }
