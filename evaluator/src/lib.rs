@@ -1,1 +1,15 @@
-//! See Cargo.toml.
+//! The evaluator: a replica of the model, and the engine that runs populations through it.
+//!
+//! - [`models`]: the model's files, its tokenizer, its fingerprint
+//! - [`backbone`]: configuration, weights and one transformer block
+//! - [`kernel`]: arithmetic on rows, the only place with `unsafe`
+//! - [`engine`]: the population forward
+//! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+
+pub mod backbone;
+pub mod engine;
+pub mod kernel;
+pub mod model;
+pub mod models;
+pub mod session;
+pub mod worker;

@@ -1,4 +1,13 @@
-//! Zeroth domain: see the modules.
+//! Zeroth's domain: what coordinator and evaluator must agree on. No I/O framework, no model.
+//!
+//! - [`spec`]: the run file, as typed and as resolved
+//! - [`task`]: examples, template, k-shot split, losses
+//! - [`random`], [`projection`]: the random matrices that every node makes alike
+//! - [`messages`], [`ids`]: the contract between coordinator and evaluator
 
 pub mod ids;
 pub mod messages;
+pub mod projection;
+pub mod random;
+pub mod spec;
+pub mod task;

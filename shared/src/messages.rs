@@ -6,6 +6,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{ContextVersion, Layer, LeaseId, RunId};
 use crate::spec::{Init, Injection, ProjectionKind, ReadOut};
 use crate::task::{Example, Loss};
@@ -30,7 +32,7 @@ pub struct Hello {
 }
 
 /// Which model, and its shape: what must agree between all evaluators of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// Folder name or hub id, for people; does not take part in the comparison.
     pub name: String,

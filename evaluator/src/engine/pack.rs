@@ -1,0 +1,101 @@
+//! Packing: examples as flat rows without padding, and their cut into tasks.
+
+use std::ops::Range;
+
+use crate::backbone::Backbone;
+
+/// One tokenised example, without prompt rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Row of `ids` that a masked-LM read-out reads; the similarity read-out does not look at it.
+    pub read_out: usize,
+}
+
+/// The prompt's place in every example: after the first token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Token ids before anything is added; `None` is a zero word.
+    pub(super) ids: Vec<Option<u32>>,
+}
+
+/// Packed examples.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    /// Each example's text rows.
+    pub(super) spans: Vec<Range<usize>>,
+    /// Each example's read-out row, from its span's start.
+    pub(super) picks: Vec<usize>,
+    /// Embedded text rows, `[rows, hidden]`.
+    pub(super) text: Vec<f32>,
+    /// Embedded prompt rows of one example, `[n, hidden]`: the same for all.
+    pub(super) prompt: Vec<f32>,
+}
+
+impl Batch {
+    /// Embeds `examples` with the prompt's slots after their first token.
+    pub(super) fn embed(backbone: &Backbone, examples: &[Tokens], slots: &Slots) -> Self {
+        let mut batch = Self::default();
+        let shift = |row: usize| if row == 0 { 0 } else { row + slots.ids.len() };
+        for example in examples {
+            let start = batch.spans.last().map_or(0, |span| span.end);
+            batch.spans.push(start..start + example.ids.len());
+            batch.picks.push(example.read_out);
+            let tokens = example.ids.iter().enumerate().map(|(row, &id)| (Some(id), shift(row)));
+            backbone.embed(tokens, &mut batch.text);
+        }
+        backbone.embed(slots.ids.iter().enumerate().map(|(i, &id)| (id, i + 1)), &mut batch.prompt);
+        batch
+    }
+
+    /// Text rows of all examples.
+    pub(super) fn rows(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.end)
+    }
+
+    /// Consecutive examples of `range` in groups of at most `limit` rows (one example at least); `extra` rows are
+    /// counted for each example beside its text.
+    pub(super) fn groups(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Range<usize>> {
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        let mut rows = 0;
+        for example in range {
+            let own = self.spans[example].len() + extra;
+            match groups.last_mut() {
+                Some(group) if rows + own <= limit => group.end = example + 1,
+                _ => {
+                    groups.push(example..example + 1);
+                    rows = 0;
+                }
+            }
+            rows += own;
+        }
+        groups
+    }
+
+    /// Rows of a group of examples, in `text`.
+    pub(super) fn group_rows(&self, group: &Range<usize>) -> Range<usize> {
+        self.spans[group.start].start..self.spans[group.end - 1].end
+    }
+
+    /// A group's spans, counted from its own first row.
+    pub(super) fn group_spans(&self, group: &Range<usize>) -> Vec<Range<usize>> {
+        let first = self.spans[group.start].start;
+        self.spans[group.clone()].iter().map(|span| span.start - first..span.end - first).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_keep_to_the_limit_and_lose_no_example() {
+        let spans = vec![0..5, 5..9, 9..30, 30..31];
+        let batch = Batch { spans, ..Batch::default() };
+        assert_eq!(batch.groups(0..4, 2, 13), vec![0..2, 2..3, 3..4]);
+        assert_eq!(batch.groups(1..4, 0, 100), vec![1..4]);
+        assert_eq!(batch.groups(2..2, 0, 100), vec![]);
+        assert_eq!(batch.group_spans(&(1..3)), vec![0..4, 4..25]);
+    }
+}

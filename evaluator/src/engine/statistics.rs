@@ -1,0 +1,65 @@
+//! Numbers taken from plain forwards: hidden states of a token sequence alone, and their standard deviations.
+
+use std::ops::Range;
+
+use super::read_out::mean_row;
+use crate::backbone::{Backbone, Hidden, Input, PromptRows, Scratch, Wanted};
+
+/// Rounds of clipping (spec 3.2).
+const ROUNDS: usize = 5;
+
+/// Hidden states of `ids` alone at the input of every layer, of the rows `rows`: `[L][rows * hidden]`.
+pub(super) fn rows_alone(backbone: &Backbone, ids: &[u32], rows: Range<usize>) -> Vec<Vec<f32>> {
+    let hidden = backbone.hidden();
+    let mut inputs = Vec::with_capacity(backbone.layers());
+    alone(backbone, ids, |text| inputs.push(text[rows.start * hidden..rows.end * hidden].to_vec()));
+    inputs
+}
+
+/// The mean of the last hidden states of `ids` alone, `[hidden]`.
+pub(super) fn pooled_alone(backbone: &Backbone, ids: &[u32]) -> Vec<f32> {
+    mean_row(&alone(backbone, ids, |_| {}), backbone.hidden())
+}
+
+/// Runs `ids` alone through all layers; `seen` gets each layer's input.
+fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<f32> {
+    let mut text = Vec::new();
+    backbone.embed(ids.iter().enumerate().map(|(row, &id)| (Some(id), row)), &mut text);
+    let spans = [0..ids.len()];
+    let (mut scratch, mut out) = (Scratch::default(), Hidden::default());
+    for block in &backbone.blocks {
+        seen(&text);
+        let input = Input { text: &text, spans: &spans, prompt: PromptRows::None, known: None };
+        block.forward(input, Wanted::All, &mut scratch, &mut out);
+        std::mem::swap(&mut text, &mut out.text);
+    }
+    text
+}
+
+/// Standard deviation (of the population, not the sample) in f64, in order.
+pub(super) fn std(values: &[f32]) -> f32 {
+    moments(values.iter().map(|&x| f64::from(x))).1 as f32
+}
+
+/// Standard deviation after five rounds of clamping to the mean ± 3 standard deviations (spec 3.2).
+pub(super) fn clipped_std(text: &[f32], prompt: &[f32]) -> f32 {
+    let values = || text.iter().chain(prompt).map(|&x| f64::from(x));
+    let (mut mean, mut std) = moments(values());
+    let (mut low, mut high) = (f64::NEG_INFINITY, f64::INFINITY);
+    for _ in 0..ROUNDS {
+        // clamping what was clamped before is clamping to the narrower bounds
+        (low, high) = (low.max(mean - 3.0 * std), high.min(mean + 3.0 * std));
+        (mean, std) = moments(values().map(|x| x.clamp(low, high)));
+    }
+    std as f32
+}
+
+fn moments(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let (count, sum) = values.clone().fold((0.0, 0.0), |(count, sum), x| (count + 1.0, sum + x));
+    if count == 0.0 {
+        return (0.0, 0.0);
+    }
+    let mean = sum / count;
+    let square: f64 = values.map(|x| (x - mean) * (x - mean)).sum();
+    (mean, (square / count).sqrt())
+}

@@ -1,0 +1,68 @@
+//! Arithmetic on rows of `f32`: the matrix product, softmax, GELU, layer norm.
+//!
+//! One rule holds everywhere: **the bits of a result depend on the numbers that enter it alone**, not on how many rows
+//! are computed together, on a tile's position or on the processor's vector width. Every output of a product is one
+//! chain of fused multiply-adds over `k` in order; every sum runs over sixteen lanes folded in a fixed way; and every
+//! element-wise function is the same scalar program for each element. Fused multiply-add rounds once by definition
+//! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check.
+//!
+//! `unsafe` lives here only: target features (checked at run time before each use) and vector loads inside slices
+//! whose bounds are checked at the entry of each function.
+#![allow(unsafe_code)]
+
+mod gemm;
+mod rows;
+
+pub use gemm::{Packed, gemm};
+pub use rows::{add_layer_norm, gelu_erf, gelu_tanh, relu, softmax};
+
+/// What the processor can do, detected once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// 512-bit vectors with fused multiply-add.
+    Avx512,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// Nothing that may be relied on.
+    Plain,
+}
+
+/// The best level this processor has.
+pub(crate) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let wide = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512bw");
+        if wide {
+            return Level::Avx512;
+        }
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            return Level::Avx2;
+        }
+    }
+    Level::Plain
+}
+
+/// Calls `body` compiled for `level`.
+macro_rules! at_level {
+    ($level:expr, $body:path [$($arg:ident: $type:ty),*]) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+        fn avx512($($arg: $type),*) { $body($($arg),*) }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2($($arg: $type),*) { $body($($arg),*) }
+        match $level {
+            // SAFETY: `level()` returns a level only where the processor has its features.
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx512 => unsafe { avx512($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx2 => unsafe { avx2($($arg),*) },
+            _ => $body($($arg),*),
+        }
+    }};
+}
+pub(crate) use at_level;

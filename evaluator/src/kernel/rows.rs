@@ -1,0 +1,238 @@
+//! Functions on rows: softmax, GELU, ReLU, residual and layer norm.
+//!
+//! Each is a scalar program that the compiler vectorises; sums run over sixteen lanes.
+
+use super::{at_level, level};
+
+/// Lanes of a sum; the fold over them is part of the result.
+const LANES: usize = 16;
+
+/// Softmax of `row * scale`, in place.
+pub fn softmax(row: &mut [f32], scale: f32) {
+    at_level!(level(), softmax_body[row: &mut [f32], scale: f32]);
+}
+
+/// `0.5 x (1 + erf(x / sqrt 2))`, in place: BERT's `gelu`.
+pub fn gelu_erf(values: &mut [f32]) {
+    at_level!(level(), gelu_erf_body[values: &mut [f32]]);
+}
+
+/// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, in place: `gelu_new`.
+pub fn gelu_tanh(values: &mut [f32]) {
+    at_level!(level(), gelu_tanh_body[values: &mut [f32]]);
+}
+
+/// `max(x, 0)`, in place.
+pub fn relu(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = x.max(0.0));
+}
+
+/// `out[r] = LayerNorm(out[r] + residual[r])` for each row of `weight.len()` numbers.
+pub fn add_layer_norm(out: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+    at_level!(
+        level(),
+        add_layer_norm_body[out: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32]
+    );
+}
+
+#[inline(always)]
+fn softmax_body(row: &mut [f32], scale: f32) {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in row.chunks(LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(x * scale);
+        }
+    }
+    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)); // max: any order gives the same
+    row.iter_mut().for_each(|x| *x = exp(x.mul_add(scale, -largest)));
+    let inverse = 1.0 / sum(row);
+    row.iter_mut().for_each(|x| *x *= inverse);
+}
+
+#[inline(always)]
+fn gelu_erf_body(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2)));
+}
+
+#[inline(always)]
+fn gelu_tanh_body(values: &mut [f32]) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    for x in values.iter_mut() {
+        let inner = SQRT_2_OVER_PI * (0.044_715 * *x * *x).mul_add(*x, *x);
+        // tanh(y) = 1 - 2 / (exp(2y) + 1); the clamp keeps exp finite where tanh is 1 already
+        let tanh = 1.0 - 2.0 / (exp(2.0 * inner.clamp(-20.0, 20.0)) + 1.0);
+        *x = 0.5 * *x * (1.0 + tanh);
+    }
+}
+
+#[inline(always)]
+fn add_layer_norm_body(out: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let width = weight.len();
+    for (row, residual) in out.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
+        row.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+        let mean = sum(row) / width as f32;
+        row.iter_mut().for_each(|x| *x -= mean);
+        let variance = sum_of_squares(row) / width as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
+            *x = (*x * scale).mul_add(*w, *b);
+        }
+    }
+}
+
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in values.chunks(LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += x;
+        }
+    }
+    fold(lanes)
+}
+
+#[inline(always)]
+fn sum_of_squares(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in values.chunks(LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = x.mul_add(x, *lane);
+        }
+    }
+    fold(lanes)
+}
+
+/// The lanes, pairwise.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `e^x` to about one unit in the last place, 0 below -87: Cephes' reduction and polynomial.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let clamped = x.clamp(-87.3, 88.0);
+    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-0.693_359_375, clamped);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let p = 1.987_569_1e-4_f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 5.000_000_3e-1);
+    let value = p.mul_add(r * r, r) + 1.0;
+    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let result = if x < -87.3 { 0.0 } else { value * scale };
+    if x.is_nan() { x } else { result }
+}
+
+/// The error function to a few units in the last place: the rational approximation on [-4, 4] that Eigen and XLA use.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let y = x * x;
+    let p = -2.726_142_3e-10_f32;
+    let p = p.mul_add(y, 2.770_681_4e-8);
+    let p = p.mul_add(y, -2.101_024e-6);
+    let p = p.mul_add(y, -5.692_506_4e-5);
+    let p = p.mul_add(y, -7.349_906_3e-4);
+    let p = p.mul_add(y, -2.954_6e-3);
+    let p = p.mul_add(y, -1.609_603_3e-2);
+    let q = -1.456_607_2e-5_f32;
+    let q = q.mul_add(y, -2.133_740_6e-4);
+    let q = q.mul_add(y, -1.682_827e-3);
+    let q = q.mul_add(y, -7.373_329_2e-3);
+    let q = q.mul_add(y, -1.426_473_9e-2);
+    x * p / q
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Level;
+
+    fn grid(from: f32, to: f32, count: usize) -> Vec<f32> {
+        (0..count).map(|i| from + (to - from) * i as f32 / (count - 1) as f32).collect()
+    }
+
+    #[test]
+    fn exp_and_erf_agree_with_libm() {
+        for x in grid(-80.0, 80.0, 100_001) {
+            let right = libm::exp(f64::from(x));
+            assert!(((f64::from(exp(x)) - right) / right).abs() < 2e-7, "exp({x})");
+        }
+        for x in grid(-6.0, 6.0, 100_001) {
+            assert!((f64::from(erf(x)) - libm::erf(f64::from(x))).abs() < 4e-7, "erf({x})");
+        }
+        assert_eq!(exp(-1000.0), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_and_layer_norm_agree_with_their_definitions() {
+        let mut values = grid(-9.0, 9.0, 1001);
+        let before = values.clone();
+        gelu_erf(&mut values);
+        for (&x, &y) in before.iter().zip(&values) {
+            let x = f64::from(x);
+            assert!((f64::from(y) - 0.5 * x * (1.0 + libm::erf(x / 2_f64.sqrt()))).abs() < 2e-6, "gelu({x})");
+        }
+        let mut values = before.clone();
+        gelu_tanh(&mut values);
+        for (&x, &y) in before.iter().zip(&values) {
+            let x = f64::from(x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            assert!((f64::from(y) - 0.5 * x * (1.0 + inner.tanh())).abs() < 2e-6, "gelu_new({x})");
+        }
+        let (weight, bias) = (grid(0.5, 1.5, 37), grid(-1.0, 1.0, 37));
+        let mut row = grid(-3.0, 5.0, 37);
+        let sums: Vec<f64> = row.iter().map(|&x| f64::from(x) + 1.0).collect();
+        add_layer_norm(&mut row, &[1.0; 37], &weight, &bias, 1e-5);
+        let mean = sums.iter().sum::<f64>() / 37.0;
+        let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 37.0;
+        for i in 0..37 {
+            let right = (sums[i] - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+            assert!((f64::from(row[i]) - right).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_same_bits() {
+        fn all(level: Level, row: &mut [f32], norm: &mut [f32], weight: &[f32]) {
+            let (scale, eps) = (0.3, 1e-5);
+            at_level!(level, softmax_body[row: &mut [f32], scale: f32]);
+            let (out, residual, bias) = (norm, &*row, weight);
+            at_level!(
+                level,
+                add_layer_norm_body[out: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32]
+            );
+            let values = out;
+            at_level!(level, gelu_erf_body[values: &mut [f32]]);
+            at_level!(level, gelu_tanh_body[values: &mut [f32]]);
+        }
+        let levels: &[Level] = match level() {
+            Level::Avx512 => &[Level::Avx512, Level::Avx2],
+            Level::Avx2 => &[Level::Avx2],
+            Level::Plain => &[],
+        };
+        for len in [1, 15, 16, 17, 50, 131] {
+            let start = grid(-4.0, 3.0, len.max(2))[..len].to_vec();
+            let run = |level| {
+                let (mut row, mut norm) = (start.clone(), start.clone());
+                all(level, &mut row, &mut norm, &start);
+                [row, norm].concat().iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
+            };
+            for &level in levels {
+                assert_eq!(run(level), run(Level::Plain), "{level:?}, {len} numbers");
+            }
+        }
+    }
+}

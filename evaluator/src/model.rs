@@ -1,0 +1,99 @@
+//! A model ready to be tuned: its weights, its tokenizer, and what tells it from another.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shared::messages::ModelIdentity;
+use shared::task::{Example, Template, TemplateError};
+use thiserror::Error;
+
+use crate::backbone::{Backbone, ModelError};
+use crate::engine::Tokens;
+use crate::models::identity::{self, IdentifyError};
+use crate::models::locate::{self, LocateError, Located};
+use crate::models::tokenizer::{self, TextEncoder, TokenizerError};
+
+/// Why a model cannot be used; all of these are the user's to mend.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It is not where it should be.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// Its weights or configuration are not usable.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its tokenizer is not usable, or belongs to another model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// One of its files cannot be hashed.
+    #[error(transparent)]
+    Identify(#[from] IdentifyError),
+}
+
+/// Why an example cannot be read by a model; which example it was is the caller's to say.
+#[derive(Debug, Error)]
+pub enum EncodeError {
+    /// The template does not fit the example or the model.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The tokenizer refuses it, or it is too long, or it has no single mask.
+    #[error(transparent)]
+    Text(#[from] tokenizer::EncodeError),
+}
+
+/// Weights, tokenizer and identity of one model.
+#[derive(Debug)]
+pub struct Model {
+    /// Configuration and weights.
+    pub backbone: Arc<Backbone>,
+    /// Tokenizer.
+    pub encoder: TextEncoder,
+    /// Hashes and shape.
+    pub identity: ModelIdentity,
+}
+
+impl Model {
+    /// Finds and loads the model called `name`; a relative path is relative to `base`.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(name: &str, base: &Path, revision: Option<&str>) -> Result<Self, LoadError> {
+        Self::from_located(&locate::locate(name, base, revision)?)
+    }
+
+    fn from_located(located: &Located) -> Result<Self, LoadError> {
+        let backbone = Backbone::load(located)?;
+        let encoder = TextEncoder::load(&located.folder)?;
+        encoder.check_vocabulary(backbone.vocab())?;
+        let files = identity::identify(located)?;
+        let identity = ModelIdentity {
+            name: files.name,
+            revision: files.revision,
+            weights_sha256: files.weights_sha256,
+            config_sha256: files.config_sha256,
+            tokenizer_sha256: files.tokenizer_sha256,
+            layers: backbone.layers() as u32,
+            hidden: backbone.hidden() as u32,
+        };
+        Ok(Self { backbone: Arc::new(backbone), encoder, identity })
+    }
+
+    /// Tokenises one example; `prompt` rows are counted against the model's limit.
+    ///
+    /// # Errors
+    /// See [`EncodeError`].
+    pub fn encode(&self, template: &Template, example: &Example, prompt: usize) -> Result<Tokens, EncodeError> {
+        let rendered = template.render(example, self.encoder.mask_token())?;
+        let encoded = self.encode_text(&rendered, prompt)?;
+        let read_out = if template.has_mask() { encoded.mask()? } else { 0 };
+        Ok(Tokens { ids: encoded.ids, read_out })
+    }
+
+    /// Tokenises a text as it is.
+    ///
+    /// # Errors
+    /// See [`tokenizer::EncodeError`].
+    pub fn encode_text(&self, text: &str, prompt: usize) -> Result<tokenizer::Encoded, tokenizer::EncodeError> {
+        self.encoder.encode(text, self.backbone.max_tokens().saturating_sub(prompt))
+    }
+}

@@ -1,0 +1,323 @@
+//! From rendered text to token ids: the model's own tokenizer, and nothing added that it does not add itself.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tokenizers::Tokenizer;
+
+use super::locate::TOKENIZER;
+
+/// The first id of the official prompt words (spec 0-1: ids 1000..1049).
+const FIRST_PROMPT_ID: usize = 1000;
+
+/// A model's tokenizer, set to neither pad nor cut.
+#[derive(Debug)]
+pub struct TextEncoder {
+    tokenizer: Tokenizer,
+    path: PathBuf,
+    mask: Option<(u32, String)>,
+    special: Vec<u32>,
+}
+
+/// A text as the model reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids, special tokens included, without prompt rows.
+    pub ids: Vec<u32>,
+    /// Positions of the mask token among them, ascending.
+    pub masks: Vec<usize>,
+}
+
+/// A tokenizer that cannot be used.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// The file cannot be opened.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The file is not a tokenizer.
+    #[error("{path} is not a tokenizer that can be read: {problem}")]
+    Corrupt {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// What the reader says.
+        problem: String,
+    },
+    /// The tokenizer of another model.
+    #[error(
+        "{path} makes ids up to {largest} (\"{token}\"), but config.json has vocab_size {vocab_size}: \
+         this tokenizer belongs to another model"
+    )]
+    OtherModel {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The largest id it can make.
+        largest: u32,
+        /// That id's token.
+        token: String,
+        /// What the model's embedding has.
+        vocab_size: usize,
+    },
+}
+
+/// A text that cannot be given to the model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum EncodeError {
+    /// The tokenizer refused.
+    #[error("the tokenizer cannot encode {text:?}: {problem}")]
+    Refused {
+        /// The text, as rendered.
+        text: String,
+        /// What it says.
+        problem: String,
+    },
+    /// More tokens than the model has positions for.
+    #[error("{tokens} tokens, but at most {max_tokens} fit beside the prompt")]
+    TooLong {
+        /// What the text has, special tokens included.
+        tokens: usize,
+        /// What there is room for.
+        max_tokens: usize,
+    },
+    /// No mask, or several.
+    #[error("{count} mask tokens in the text; a masked language model is read at exactly one")]
+    Masks {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// A label word that no single logit belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LabelWordError {
+    /// Not one token.
+    #[error(
+        "label word \"{word}\" is {} tokens for this tokenizer ({}); choose a word that is one token \
+         (a leading space counts: \" great\" and \"great\" may be different tokens)",
+        .pieces.len(), quoted(.pieces)
+    )]
+    NotOneToken {
+        /// The word, as given.
+        word: String,
+        /// What it is cut into.
+        pieces: Vec<String>,
+    },
+    /// The tokenizer's unknown token.
+    #[error(
+        "label word \"{word}\" is not in this tokenizer's vocabulary (it becomes {piece}); \
+         choose another word"
+    )]
+    Unknown {
+        /// The word, as given.
+        word: String,
+        /// The token that stands for what is unknown.
+        piece: String,
+    },
+    /// The tokenizer refused.
+    #[error("label word \"{word}\": {problem}")]
+    Refused {
+        /// The word, as given.
+        word: String,
+        /// What it says.
+        problem: String,
+    },
+}
+
+fn quoted(pieces: &[String]) -> String {
+    pieces
+        .iter()
+        .map(|piece| format!("{piece:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl Encoded {
+    /// The row of the one mask.
+    ///
+    /// # Errors
+    /// [`EncodeError::Masks`] if there is none or more than one.
+    pub fn mask(&self) -> Result<usize, EncodeError> {
+        match self.masks[..] {
+            [row] => Ok(row),
+            _ => Err(EncodeError::Masks {
+                count: self.masks.len(),
+            }),
+        }
+    }
+}
+
+impl TextEncoder {
+    /// The tokenizer of a model's folder. Length limits and padding that its file asks for are switched off:
+    /// rows are packed, and a text that is cut silently could lose its mask.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Read`] or [`TokenizerError::Corrupt`].
+    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        let path = folder.join(TOKENIZER);
+        let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let corrupt = |problem: tokenizers::Error| TokenizerError::Corrupt {
+            path: path.clone(),
+            problem: problem.to_string(),
+        };
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(corrupt)?;
+        tokenizer.with_truncation(None).map_err(corrupt)?;
+        tokenizer.with_padding(None);
+        let mut special: Vec<(u32, String)> = tokenizer
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        special.sort();
+        let mask = special
+            .iter()
+            .find(|(_, content)| content == "[MASK]" || content == "<mask>")
+            .cloned();
+        Ok(Self {
+            tokenizer,
+            path,
+            mask,
+            special: special.into_iter().map(|(id, _)| id).collect(),
+        })
+    }
+
+    /// Refuses a tokenizer whose ids do not fit the model's embedding of `vocab_size` rows.
+    ///
+    /// # Errors
+    /// [`TokenizerError::OtherModel`].
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), TokenizerError> {
+        let largest = self
+            .tokenizer
+            .get_vocab(true)
+            .into_iter()
+            .map(|(token, id)| (id, token))
+            .max();
+        match largest {
+            Some((largest, token)) if largest as usize >= vocab_size => Err(TokenizerError::OtherModel {
+                path: self.path.clone(),
+                largest,
+                token,
+                vocab_size,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mask token as a template writes it (`[MASK]`, `<mask>`), if this tokenizer has one.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.mask.as_ref().map(|(_, token)| token.as_str())
+    }
+
+    /// Encodes a rendered template as one sequence, with the special tokens that the tokenizer itself adds.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`] over `max_tokens` (special tokens count): nothing is cut here, see
+    /// [`Self::encode_cutting`].
+    pub fn encode(&self, rendered: &str, max_tokens: usize) -> Result<Encoded, EncodeError> {
+        let encoded = self.encode_any(rendered)?;
+        match encoded.ids.len() {
+            tokens if tokens > max_tokens => Err(EncodeError::TooLong { tokens, max_tokens }),
+            _ => Ok(encoded),
+        }
+    }
+
+    /// As [`Self::encode`], but a text that is too long loses its end, and the template stays whole: `render`
+    /// puts what is left of `text` into it. The second value says whether something was cut.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`] if the template alone is too long.
+    pub fn encode_cutting(
+        &self,
+        text: &str,
+        max_tokens: usize,
+        render: impl Fn(&str) -> String,
+    ) -> Result<(Encoded, bool), EncodeError> {
+        let whole = self.encode_any(&render(text))?;
+        if whole.ids.len() <= max_tokens {
+            return Ok((whole, false));
+        }
+        let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        let kept = |letters: usize| {
+            text.get(..ends.get(letters).copied().unwrap_or(0))
+                .unwrap_or_default()
+        };
+        // The longest beginning that fits, by halving; `fits` is known to fit, `too_long` is known not to.
+        let mut best = self.encode(&render(""), max_tokens)?;
+        let (mut fits, mut too_long) = (0, ends.len());
+        while too_long - fits > 1 {
+            let middle = fits + (too_long - fits) / 2;
+            match self.encode(&render(kept(middle)), max_tokens) {
+                Ok(encoded) => (best, fits) = (encoded, middle),
+                Err(EncodeError::TooLong { .. }) => too_long = middle,
+                Err(other) => return Err(other),
+            }
+        }
+        Ok((best, true))
+    }
+
+    fn encode_any(&self, rendered: &str) -> Result<Encoded, EncodeError> {
+        let encoding =
+            self.tokenizer
+                .encode_fast(rendered, true)
+                .map_err(|problem| EncodeError::Refused {
+                    text: rendered.to_owned(),
+                    problem: problem.to_string(),
+                })?;
+        let ids = encoding.get_ids().to_vec();
+        let mask = self.mask.as_ref().map(|&(id, _)| id);
+        let masks = (0..ids.len())
+            .filter(|&row| mask.is_some() && ids.get(row).copied() == mask)
+            .collect();
+        Ok(Encoded { ids, masks })
+    }
+
+    /// The id whose logit is the class's. The word is encoded alone and as given, no space put before it
+    /// (spec 2.3).
+    ///
+    /// # Errors
+    /// See [`LabelWordError`]: it must be exactly one token, and a known one.
+    pub fn label_word_id(&self, word: &str) -> Result<u32, LabelWordError> {
+        // Not `encode_fast`: it keeps no pieces.
+        let encoding = self
+            .tokenizer
+            .encode(word, false)
+            .map_err(|problem| LabelWordError::Refused {
+                word: word.to_owned(),
+                problem: problem.to_string(),
+            })?;
+        match (encoding.get_ids(), encoding.get_tokens()) {
+            (&[id], [piece]) if self.special.contains(&id) && piece != word => Err(LabelWordError::Unknown {
+                word: word.to_owned(),
+                piece: piece.clone(),
+            }),
+            (&[id], _) => Ok(id),
+            (_, pieces) => Err(LabelWordError::NotOneToken {
+                word: word.to_owned(),
+                pieces: pieces.to_vec(),
+            }),
+        }
+    }
+
+    /// The ids at the `n` prompt rows before anything is tuned: 1000, 1001, ... where the vocabulary has
+    /// them, as the official code does; otherwise the first ids that are no special token (over again if they
+    /// run out).
+    pub fn initial_prompt_ids(&self, n: usize, vocab_size: usize) -> Vec<u32> {
+        let ordinary = |id: &u32| !self.special.contains(id);
+        let id = |id: usize| u32::try_from(id).ok();
+        let official: Vec<u32> = (FIRST_PROMPT_ID..FIRST_PROMPT_ID.saturating_add(n))
+            .filter_map(id)
+            .collect();
+        if FIRST_PROMPT_ID.saturating_add(n) <= vocab_size {
+            return official;
+        }
+        let first: Vec<u32> = (0..vocab_size).filter_map(id).filter(ordinary).take(n).collect();
+        first.iter().copied().cycle().take(n).collect()
+    }
+}

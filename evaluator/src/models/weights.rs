@@ -1,0 +1,95 @@
+//! Weights by name, as `f32`, from one or several safetensors files.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use thiserror::Error;
+
+/// Why a weight cannot be had; all of these are about the model's files.
+#[derive(Debug, Error)]
+pub enum WeightError {
+    /// The file is damaged or no safetensors file.
+    #[error("{}: not a usable safetensors file: {reason}; is it complete?", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// No such tensor.
+    #[error("{}: tensor `{name}` is missing; is this a checkpoint of the architecture in config.json?", folder.display())]
+    Missing {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor whose shape contradicts the configuration.
+    #[error("{}: tensor `{name}` has shape {found:?}, config.json asks for {expected:?}", folder.display())]
+    Shape {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The tensor.
+        name: String,
+        /// In the file.
+        found: Vec<usize>,
+        /// By the configuration.
+        expected: Vec<usize>,
+    },
+    /// A tensor of a type that has no `f32` values.
+    #[error("{}: tensor `{name}`: {reason}", folder.display())]
+    Type {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// All tensors of a checkpoint.
+pub struct Weights {
+    folder: PathBuf,
+    tensors: HashMap<String, Tensor>, // looked up by name, never iterated
+}
+
+impl Weights {
+    /// Reads `files`, which lie in `folder`.
+    ///
+    /// # Errors
+    /// [`WeightError::Damaged`].
+    pub fn open(folder: &Path, files: &[PathBuf]) -> Result<Self, WeightError> {
+        let mut tensors = HashMap::new();
+        for path in files {
+            let damaged = |e: candle_core::Error| WeightError::Damaged {
+                path: path.clone(),
+                reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
+            };
+            tensors.extend(safetensors::load(path, &Device::Cpu).map_err(damaged)?);
+        }
+        Ok(Self { folder: folder.to_owned(), tensors })
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's values, row-major; f16 and bf16 are widened.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape.
+    pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let (folder, name) = (|| self.folder.clone(), || name.to_owned());
+        let missing = || WeightError::Missing { folder: folder(), name: name() };
+        let tensor = self.tensors.get(&name()).ok_or_else(missing)?;
+        if tensor.dims() != expected {
+            let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
+            return Err(WeightError::Shape { folder: folder(), name: name(), found, expected });
+        }
+        let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
+        values.map_err(|e| WeightError::Type { folder: folder(), name: name(), reason: e.to_string() })
+    }
+}

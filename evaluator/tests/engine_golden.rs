@@ -1,0 +1,201 @@
+//! The engine against Hugging Face transformers' logits (tests/golden/models/README.md names tools and versions).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, safetensors};
+use evaluator::backbone::Backbone;
+use evaluator::engine::{self, Engine, Injection, ReadOut, Settings, Tokens};
+use evaluator::models::locate;
+use serde::Deserialize;
+
+/// Largest difference allowed, relative to the largest logit.
+const TOLERANCE: f32 = 1e-4;
+
+#[derive(Deserialize)]
+struct Golden {
+    label_ids: Option<Vec<u32>>,
+    class_phrases: Vec<Ids>,
+    temperature: f32,
+    initial_ids: Vec<u32>,
+    examples: Vec<Ids>,
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    ids: Vec<u32>,
+    #[serde(default)]
+    read_out: usize,
+}
+
+impl Ids {
+    fn tokens(&self) -> Tokens {
+        Tokens { ids: self.ids.clone(), read_out: self.read_out }
+    }
+}
+
+struct Case {
+    golden: Golden,
+    tensors: HashMap<String, Tensor>,
+    backbone: Arc<Backbone>,
+}
+
+impl Case {
+    fn open(values: &Path, model: &Path) -> Self {
+        let text = std::fs::read_to_string(values.join("golden.json")).unwrap();
+        Self {
+            golden: serde_json::from_str(&text).unwrap(),
+            tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
+            backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap()).unwrap()),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("{name} is in the golden file"))
+    }
+
+    fn flat(&self, name: &str) -> Vec<f32> {
+        self.tensor(name).flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// `[a, n, H]` as `[a][n * H]`.
+    fn prompts(&self, name: &str) -> Vec<Vec<f32>> {
+        let tensor = self.tensor(name);
+        tensor.flatten_from(1).unwrap().to_vec2().unwrap()
+    }
+
+    fn train(&self) -> Vec<Tokens> {
+        self.golden.examples.iter().map(Ids::tokens).collect()
+    }
+
+    fn read_out(&self, name: &str) -> ReadOut {
+        if name == "masked_lm" {
+            return ReadOut::MaskedLm { label_ids: self.golden.label_ids.clone().unwrap() };
+        }
+        let phrases: Vec<Tokens> = self.golden.class_phrases.iter().map(Ids::tokens).collect();
+        let class_embeddings = engine::embed(&self.backbone, &phrases).unwrap();
+        close(&class_embeddings.concat(), &self.flat("class_embeddings"), "class embeddings");
+        ReadOut::Similarity { temperature: self.golden.temperature, class_embeddings }
+    }
+
+    fn engine(&self, injection: Injection, read_out: &str, max_batch_tokens: usize, threads: usize) -> Engine {
+        let settings = Settings {
+            injection,
+            prompt_tokens: self.golden.initial_ids.len(),
+            initial_ids: Some(self.golden.initial_ids.clone()),
+            around: (self.golden.examples[0].ids[0], *self.golden.examples[0].ids.last().unwrap()),
+            read_out: self.read_out(read_out),
+            max_batch_tokens,
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()),
+        };
+        Engine::new(Arc::clone(&self.backbone), settings, self.train()).unwrap()
+    }
+
+    /// Everything the golden file holds for one injection and read-out.
+    fn check(&self, injection: Injection, read_out: &str) {
+        let name = if injection == Injection::Add { "add" } else { "prefix" };
+        let mut engine = self.engine(injection, read_out, 4096, 2);
+        let (train, context) = (self.train(), self.prompts(&format!("{name}.prompts")));
+        close(&engine.score(None, &train).unwrap(), &self.flat(&format!("plain.{read_out}")), "plain");
+        let under = engine.score(Some(&context), &train).unwrap();
+        close(&under, &self.flat(&format!("{name}.{read_out}")), "under the context");
+        let zero = vec![vec![0.0; context[0].len()]; context.len()];
+        if injection == Injection::Add {
+            let initial = engine.score(Some(&zero), &train).unwrap();
+            close(&initial, &self.flat(&format!("initial.{read_out}")), "initial ids, nothing added");
+        }
+        for (layer, prompt) in context.iter().enumerate() {
+            engine.set_prompt(layer, prompt).unwrap();
+        }
+        let candidates = self.prompts(&format!("{name}.candidates"));
+        for layer in 0..context.len() {
+            let logits = engine.evaluate(layer, &candidates, 0..train.len()).unwrap();
+            let golden = self.flat(&format!("{name}.population.{layer}.{read_out}"));
+            close(&logits.concat(), &golden, &format!("{name}, population of layer {layer}"));
+        }
+    }
+}
+
+fn close(ours: &[f32], golden: &[f32], what: &str) {
+    assert_eq!(ours.len(), golden.len(), "{what}");
+    let scale = golden.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    for (i, (a, b)) in ours.iter().zip(golden).enumerate() {
+        assert!((a - b).abs() <= TOLERANCE * scale, "{what}: {a} at {i}, transformers has {b} (scale {scale})");
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
+}
+
+fn check_tiny(name: &str) {
+    let case = Case::open(&folder(name), &folder(name));
+    for injection in [Injection::Add, Injection::Prefix] {
+        for read_out in ["masked_lm", "similarity"] {
+            case.check(injection, read_out);
+        }
+    }
+}
+
+#[test]
+fn bert_equals_transformers() {
+    check_tiny("bert-tiny");
+}
+
+#[test]
+fn roberta_equals_transformers() {
+    check_tiny("roberta-tiny");
+}
+
+#[test]
+fn minilm_equals_transformers() {
+    let model = std::env::var_os("ZEROTH_MINILM").map(PathBuf::from);
+    let model = model.unwrap_or_else(|| folder("../../../models/all-MiniLM-L6-v2"));
+    if !model.exists() {
+        eprintln!("skipped: no MiniLM at {} (scripts/fetch-minilm brings it)", model.display());
+        return;
+    }
+    let case = Case::open(&folder("minilm"), &model);
+    case.check(Injection::Add, "similarity");
+    case.check(Injection::Prefix, "similarity");
+}
+
+/// The same candidates whatever else is in the call: alone, in another order, on a part of the examples, with another
+/// token budget, with another number of threads, and reached through another history of the context.
+#[test]
+fn a_candidate_has_the_same_bits_in_any_company() {
+    for (model, read_out) in [("bert-tiny", "masked_lm"), ("roberta-tiny", "similarity")] {
+        let case = Case::open(&folder(model), &folder(model));
+        for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {
+            let candidates = case.prompts(&format!("{name}.candidates"));
+            let context = case.prompts(&format!("{name}.prompts"));
+            let examples = case.golden.examples.len();
+            let started = |budget, threads| {
+                let mut engine = case.engine(injection, read_out, budget, threads);
+                context.iter().enumerate().for_each(|(l, p)| engine.set_prompt(l, p).unwrap());
+                engine
+            };
+            let mut reference = started(4096, 1);
+            for layer in 0..context.len() {
+                let all = reference.evaluate(layer, &candidates, 0..examples).unwrap();
+                let classes = all[0].len() / examples;
+                for (budget, threads) in [(4096, 2), (30, 1), (1, 3)] {
+                    assert_eq!(started(budget, threads).evaluate(layer, &candidates, 0..examples).unwrap(), all);
+                }
+                let mut other = started(4096, 2);
+                other.evaluate(context.len() - 1, &candidates[..1], 0..1).unwrap();
+                for (candidate, logits) in candidates.iter().zip(&all).rev() {
+                    for example in 0..examples {
+                        let one = other.evaluate(layer, std::slice::from_ref(candidate), example..example + 1);
+                        assert_eq!(one.unwrap()[0], logits[example * classes..(example + 1) * classes]);
+                    }
+                }
+                // the same deep prompt scored from the bottom: the cached context changes no bit either
+                let mut deep = context.clone();
+                deep[layer].clone_from(&candidates[0]);
+                assert_eq!(other.score(Some(&deep), &case.train()).unwrap(), all[0]);
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! [`RunFile`]: what the user typed, key by key, with the line each key stands on for the errors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{is_key, is_section, nearest};
+use super::resolved::*;
+use crate::task::{Loss, Metric, Template};
+
+/// What is wrong with a run file; each names the file, the line and the key where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SpecError {
+    /// The file cannot be read.
+    #[error("{file}: {reason}")]
+    Unreadable {
+        /// The run file.
+        file: String,
+        /// What the file system says.
+        reason: String,
+    },
+    /// It is no TOML.
+    #[error("{place}: not valid TOML: {reason}")]
+    Syntax {
+        /// File and line.
+        place: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A key nobody knows.
+    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
+    UnknownKey {
+        /// File and line, or the option.
+        place: String,
+        /// What was typed.
+        key: String,
+        /// The nearest known one.
+        nearest: &'static str,
+    },
+    /// A key that has no default is not there.
+    #[error("{file}: `{key}` is missing")]
+    Missing {
+        /// The run file.
+        file: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// A value that cannot be.
+    #[error("{place}: `{key}`: {reason}")]
+    Value {
+        /// File and line, or the option.
+        place: String,
+        /// The key.
+        key: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+/// A value and where it was typed.
+#[derive(Clone, Debug)]
+struct Typed {
+    value: Value,
+    place: String,
+}
+
+/// A run file as typed: known keys alone, not yet checked for sense.
+#[derive(Clone, Debug)]
+pub struct RunFile {
+    path: PathBuf,
+    keys: BTreeMap<String, Typed>,
+}
+
+impl RunFile {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// See [`SpecError`].
+    pub fn read(path: &Path) -> Result<Self, SpecError> {
+        let text = fs::read_to_string(path)
+            .map_err(|e| SpecError::Unreadable { file: path.display().to_string(), reason: e.to_string() })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads `text` as if it stood at `path`.
+    ///
+    /// # Errors
+    /// See [`SpecError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, SpecError> {
+        let place = |offset: usize| {
+            let line = text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1);
+            format!("{}:{line}", path.display())
+        };
+        let table = DeTable::parse(text).map_err(|e| SpecError::Syntax {
+            place: place(e.span().map_or(0, |span| span.start)),
+            reason: e.message().replace('\n', ", "),
+        })?;
+        let mut keys = BTreeMap::new();
+        for (section, entries) in table.get_ref() {
+            let here = place(section.span().start);
+            let unknown = |key: String| SpecError::UnknownKey { place: here.clone(), nearest: nearest(&key), key };
+            let DeValue::Table(entries) = entries.get_ref() else {
+                return Err(unknown(section.get_ref().to_string()));
+            };
+            if !is_section(section.get_ref()) && entries.is_empty() {
+                return Err(unknown(section.get_ref().to_string()));
+            }
+            for (name, value) in entries {
+                let key = format!("{}.{}", section.get_ref(), name.get_ref());
+                let place = place(name.span().start);
+                if !is_key(&key) {
+                    return Err(SpecError::UnknownKey { place, nearest: nearest(&key), key });
+                }
+                let value = owned(value.get_ref()).ok_or_else(|| SpecError::Value {
+                    place: place.clone(),
+                    key: key.clone(),
+                    reason: "a number that does not fit, or a date".to_owned(),
+                })?;
+                keys.insert(key, Typed { value, place });
+            }
+        }
+        Ok(Self { path: path.to_owned(), keys })
+    }
+
+    /// Takes `key=value` overrides; a value that is no TOML is taken as a string.
+    ///
+    /// # Errors
+    /// An unknown key, or no `=`.
+    pub fn apply_overrides(&mut self, overrides: &[String]) -> Result<(), SpecError> {
+        for option in overrides {
+            let place = format!("--set {option}");
+            let Some((key, value)) = option.split_once('=') else {
+                let (key, reason) = (option.clone(), "write it as key=value".to_owned());
+                return Err(SpecError::Value { place: "--set".to_owned(), key, reason });
+            };
+            let key = key.trim().to_owned();
+            if !is_key(&key) {
+                return Err(SpecError::UnknownKey { place, nearest: nearest(&key), key });
+            }
+            let value = value.trim();
+            let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
+            let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(value.to_owned()));
+            self.keys.insert(key, Typed { value, place });
+        }
+        Ok(())
+    }
+
+    /// Checks and completes.
+    ///
+    /// # Errors
+    /// See [`SpecError`].
+    pub fn resolve(&self) -> Result<RunSpec, SpecError> {
+        let spec = RunSpec {
+            model: self.model()?,
+            task: self.task()?,
+            prompt: PromptSpec {
+                tokens: self.positive("prompt.tokens", 50)?,
+                injection: self.name("prompt.injection", Injection::Add)?,
+                init: self.name("prompt.init", Init::Vocabulary)?,
+            },
+            search: self.search()?,
+            run: self.run()?,
+        };
+        self.check(&spec)?;
+        Ok(spec)
+    }
+
+    fn model(&self) -> Result<ModelSpec, SpecError> {
+        let path = self.string("model.path")?.ok_or_else(|| self.missing("model.path"))?;
+        let folder = self.relative(&path);
+        let local = folder.exists() || path.starts_with('.') || path.starts_with('/');
+        Ok(ModelSpec {
+            path: if local { folder.display().to_string() } else { path },
+            revision: self.string("model.revision")?,
+            dtype: self.name("model.dtype", Dtype::F32)?,
+            device: self.name("model.device", Device::Cpu)?,
+            read_out: self.name("model.read_out", ReadOut::MaskedLm)?,
+            temperature: self.above_zero("model.temperature", 0.05)? as f32,
+        })
+    }
+
+    fn task(&self) -> Result<TaskSpec, SpecError> {
+        let train = self.string("task.train")?.ok_or_else(|| self.missing("task.train"))?;
+        let template = self.string("task.template")?.unwrap_or_else(|| "{text}".to_owned());
+        Ok(TaskSpec {
+            name: self.task_name()?,
+            train: self.relative(&train),
+            test: self.string("task.test")?.map(|path| self.relative(&path)),
+            template: Template::parse(&template).map_err(|e| self.wrong("task.template", e.to_string()))?,
+            words: self.words()?,
+            shots: self.positive("task.shots", 16)?,
+            loss: self.loss()?,
+            metric: self.metric()?,
+        })
+    }
+
+    fn search(&self) -> Result<SearchSpec, SpecError> {
+        Ok(SearchSpec {
+            method: self.name("search.method", Method::Bbtv2)?,
+            dim: self.positive("search.dim", 500)?,
+            population: self.positive("search.population", 20)?,
+            sigma: self.above_zero("search.sigma", 0.2)?,
+            alpha: self.above_zero("search.alpha", 0.2)?,
+            budget: self.positive("search.budget", 8000)? as u64,
+            seed: self.whole("search.seed", 42)?,
+            projection: self.name("search.projection", ProjectionKind::Normal)?,
+            incumbent: self.name("search.incumbent", Incumbent::Best)?,
+        })
+    }
+
+    fn run(&self) -> Result<RunSettings, SpecError> {
+        let default = || Ok(format!("runs/{}-{}", self.task_name()?, self.whole("search.seed", 42)?));
+        let folder = self.string("run.folder")?.map_or_else(default, Ok)?;
+        Ok(RunSettings {
+            folder: self.relative(&folder),
+            threads: self.whole("run.threads", 0)? as usize,
+            max_batch_tokens: self.positive("run.max_batch_tokens", super::DEFAULT_MAX_BATCH_TOKENS)?,
+            lease_timeout_s: self.positive("run.lease_timeout_s", 60)? as u64,
+        })
+    }
+
+    /// What no key can say alone.
+    fn check(&self, spec: &RunSpec) -> Result<(), SpecError> {
+        let (search, mask) = (&spec.search, spec.task.template.has_mask());
+        if search.population < 4 {
+            return Err(self.wrong("search.population", "at least 4 candidates are needed".to_owned()));
+        }
+        if search.budget < search.population as u64 {
+            let reason = format!(
+                "a budget of {} calls is smaller than one population of {}; raise it to {} or more",
+                search.budget, search.population, search.population
+            );
+            return Err(self.wrong("search.budget", reason));
+        }
+        match spec.model.read_out {
+            ReadOut::MaskedLm if !mask => {
+                let reason = "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
+                Err(self.wrong("task.template", reason.to_owned()))
+            }
+            ReadOut::Similarity if mask => {
+                let reason = "read_out = \"similarity\" reads no mask; take {mask} out of the template";
+                Err(self.wrong("task.template", reason.to_owned()))
+            }
+            other @ (ReadOut::NextToken | ReadOut::Seq2Seq) => {
+                let reason = format!("\"{other}\" is not supported yet; use masked-lm or similarity");
+                Err(self.wrong("model.read_out", reason))
+            }
+            ReadOut::MaskedLm | ReadOut::Similarity => Ok(()),
+        }
+    }
+
+    fn words(&self) -> Result<Vec<String>, SpecError> {
+        let key = "task.words";
+        let typed = self.keys.get(key).ok_or_else(|| self.missing(key))?;
+        let reason = "write a list of texts, one a class, in label order: [\"bad\", \"great\"]";
+        let list = typed.value.as_array().ok_or_else(|| self.wrong(key, reason.to_owned()))?;
+        let words: Option<Vec<String>> = list.iter().map(|v| v.as_str().map(str::to_owned)).collect();
+        let words = words.ok_or_else(|| self.wrong(key, reason.to_owned()))?;
+        if words.len() < 2 {
+            return Err(self.wrong(key, "at least two classes are needed".to_owned()));
+        }
+        if let Some((i, word)) = words.iter().enumerate().find(|(i, word)| words[..*i].contains(word)) {
+            return Err(self.wrong(key, format!("\"{word}\" stands twice (class {i} is the second)")));
+        }
+        if words.iter().any(String::is_empty) {
+            return Err(self.wrong(key, "a label word is empty".to_owned()));
+        }
+        Ok(words)
+    }
+
+    fn loss(&self) -> Result<Loss, SpecError> {
+        match self.string("task.loss")?.as_deref() {
+            None | Some("ce") => Ok(Loss::Ce),
+            Some("hinge") => Ok(Loss::Hinge),
+            Some("metric") => Ok(Loss::Metric),
+            Some(other) => Err(self.wrong("task.loss", format!("\"{other}\" is none of: ce, hinge, metric"))),
+        }
+    }
+
+    fn metric(&self) -> Result<Metric, SpecError> {
+        match self.string("task.metric")?.as_deref() {
+            None | Some("accuracy") => Ok(Metric::Accuracy),
+            Some("f1") => Ok(Metric::F1),
+            Some(other) => Err(self.wrong("task.metric", format!("\"{other}\" is none of: accuracy, f1"))),
+        }
+    }
+
+    fn task_name(&self) -> Result<String, SpecError> {
+        let stem = || self.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+        Ok(self.string("task.name")?.unwrap_or_else(stem))
+    }
+
+    fn string(&self, key: &'static str) -> Result<Option<String>, SpecError> {
+        let Some(typed) = self.keys.get(key) else { return Ok(None) };
+        match typed.value.as_str() {
+            Some(text) if !text.is_empty() => Ok(Some(text.to_owned())),
+            Some(_) => Err(self.wrong(key, "is empty".to_owned())),
+            None => Err(self.wrong(key, format!("a text in quotes is expected, not {}", typed.value))),
+        }
+    }
+
+    fn name<T: FromStr<Err = String>>(&self, key: &'static str, default: T) -> Result<T, SpecError> {
+        match self.string(key)? {
+            Some(name) => name.parse().map_err(|reason| self.wrong(key, reason)),
+            None => Ok(default),
+        }
+    }
+
+    fn whole(&self, key: &'static str, default: u64) -> Result<u64, SpecError> {
+        let Some(typed) = self.keys.get(key) else { return Ok(default) };
+        let number = typed.value.as_integer().and_then(|number| u64::try_from(number).ok());
+        number.ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {}", typed.value)))
+    }
+
+    fn positive(&self, key: &'static str, default: usize) -> Result<usize, SpecError> {
+        let number = self.whole(key, default as u64)?;
+        if !(1..=u64::from(u32::MAX)).contains(&number) {
+            return Err(self.wrong(key, format!("a whole number from 1 to {} is expected, not {number}", u32::MAX)));
+        }
+        Ok(number as usize)
+    }
+
+    fn above_zero(&self, key: &'static str, default: f64) -> Result<f64, SpecError> {
+        let Some(typed) = self.keys.get(key) else { return Ok(default) };
+        let number = typed.value.as_float().or_else(|| typed.value.as_integer().map(|n| n as f64));
+        let number = number.filter(|number| number.is_finite() && *number > 0.0);
+        number.ok_or_else(|| self.wrong(key, format!("a number above 0 is expected, not {}", typed.value)))
+    }
+
+    /// `path` as the run file means it, absolute.
+    fn relative(&self, path: &str) -> PathBuf {
+        let base = self.path.parent().unwrap_or_else(|| Path::new(""));
+        let joined = base.join(path);
+        std::path::absolute(&joined).unwrap_or(joined)
+    }
+
+    fn missing(&self, key: &'static str) -> SpecError {
+        SpecError::Missing { file: self.path.display().to_string(), key }
+    }
+
+    fn wrong(&self, key: &str, reason: String) -> SpecError {
+        let place = self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
+        SpecError::Value { place, key: key.to_owned(), reason }
+    }
+}
+
+/// The parser's borrowed value as a plain one; `None` for numbers that do not fit and for dates.
+fn owned(value: &DeValue<'_>) -> Option<Value> {
+    Some(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?),
+        DeValue::Float(number) => Value::Float(number.as_str().parse().ok()?),
+        DeValue::Boolean(truth) => Value::Boolean(*truth),
+        DeValue::Datetime(_) => return None,
+        DeValue::Array(values) => {
+            Value::Array(values.iter().map(|value| owned(value.get_ref())).collect::<Option<_>>()?)
+        }
+        DeValue::Table(entries) => {
+            let entry = |(name, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+                let name: &std::borrow::Cow<'_, str> = name.get_ref();
+                Some((name.to_string(), owned(value.get_ref())?))
+            };
+            Value::Table(entries.iter().map(entry).collect::<Option<_>>()?)
+        }
+    })
+}
+

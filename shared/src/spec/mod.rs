@@ -1,0 +1,15 @@
+//! The run specification: what the user typed ([`RunFile`]) and what it means ([`RunSpec`]).
+
+mod file;
+mod keys;
+mod resolved;
+
+pub use file::{RunFile, SpecError};
+pub use keys::{KEYS, Key};
+pub use resolved::{
+    Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut, RunSettings,
+    RunSpec, SearchSpec, TaskSpec,
+};
+
+/// Rows an evaluator keeps in flight unless told otherwise.
+pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
