@@ -1,6 +1,8 @@
 //! The same run embedded, with one remote evaluator, with three, and with one of the three killed: the same bits.
 
-use tests::{Case, Coordinator, Family, Process, artefact, evaluator, generations, generations_done, run, until};
+use tests::{
+    Case, Coordinator, Family, Process, artefact, evaluator, generations, generations_done, run, until,
+};
 
 /// Losses and artefact of the case's run in one process.
 fn embedded(case: &Case, folder: &str, more: &[&str]) {
@@ -15,13 +17,18 @@ fn assert_same(case: &Case, folder: &str) {
         assert_eq!(a, b, "embedded and {folder} part here");
     }
     assert_eq!(generations(&one).len(), generations(&other).len(), "{folder}");
-    assert!(artefact(&one) == artefact(&other), "the artefacts of embedded and {folder} differ");
+    assert!(
+        artefact(&one) == artefact(&other),
+        "the artefacts of embedded and {folder} differ"
+    );
 }
 
 /// Evaluators that answered in each generation.
 fn shared_by(case: &Case, folder: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap();
-    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let events = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     events.filter_map(|event| event["evaluators"].as_u64()).collect()
 }
 
@@ -43,7 +50,10 @@ fn three_remotes(case: &Case) {
     }
     assert_same(case, "three");
     let shared = shared_by(case, "three");
-    assert!(shared.contains(&3), "no generation was shared by all three: {shared:?}");
+    assert!(
+        shared.contains(&3),
+        "no generation was shared by all three: {shared:?}"
+    );
 }
 
 /// The victim is frozen until it holds a lease it can never answer, and then killed: that work must be done again.
@@ -56,9 +66,15 @@ fn one_of_three_killed(case: &Case) {
         let status = coordinator.status(case);
         let all = status["evaluators"].as_array().unwrap().clone();
         let victim = all.iter().find(|evaluator| evaluator["name"] == "victim")?;
-        Some((all.len(), victim["leases"].as_u64().unwrap(), victim["answered"].as_u64().unwrap()))
+        Some((
+            all.len(),
+            victim["leases"].as_u64().unwrap(),
+            victim["answered"].as_u64().unwrap(),
+        ))
     };
-    until("all three at work", || leases_and_answers().filter(|&(all, _, answered)| all == 3 && answered > 0));
+    until("all three at work", || {
+        leases_and_answers().filter(|&(all, _, answered)| all == 3 && answered > 0)
+    });
     victim.signal("STOP");
     let (_, held, answered) = until("a lease in dead hands", || {
         let (_, held, answered) = leases_and_answers().expect("stopped, but still a member");
@@ -69,7 +85,10 @@ fn one_of_three_killed(case: &Case) {
     });
     victim.kill();
     let done = generations_done(&case.path("killed"));
-    assert!(done < case.generations(), "the run was over before the kill ({held} leases, {answered} answers)");
+    assert!(
+        done < case.generations(),
+        "the run was over before the kill ({held} leases, {answered} answers)"
+    );
     coordinator.process.wait().expect(0);
     for evaluator in evaluators {
         evaluator.wait().expect(0);
@@ -77,7 +96,10 @@ fn one_of_three_killed(case: &Case) {
     assert_same(case, "killed");
     let shared = shared_by(case, "killed");
     assert!(shared.contains(&3), "the victim never took part: {shared:?}");
-    assert!(shared.last().is_some_and(|&last| last <= 2), "the dead still answer: {shared:?}");
+    assert!(
+        shared.last().is_some_and(|&last| last <= 2),
+        "the dead still answer: {shared:?}"
+    );
 }
 
 fn all_ways(case: &Case) {
@@ -113,7 +135,11 @@ fn bbt_with_one_remote() {
     let case = Case::masked(Family::Bert, "add").set("search.method", r#""bbt""#);
     embedded(&case, "embedded", &[]);
     one_remote(&case);
-    assert!(generations(&case.path("one")).iter().all(|generation| generation["layer"] == 0));
+    assert!(
+        generations(&case.path("one"))
+            .iter()
+            .all(|generation| generation["layer"] == 0)
+    );
 }
 
 /// Neither threads nor the token budget nor the run folder's name may show in the result.
@@ -121,7 +147,10 @@ fn bbt_with_one_remote() {
 fn threads_and_token_budget() {
     let case = Case::masked(Family::Bert, "add");
     embedded(&case, "embedded", &[]);
-    for (folder, setting) in [("threads", "run.threads=2"), ("budget", "run.max_batch_tokens=40")] {
+    for (folder, setting) in [
+        ("threads", "run.threads=2"),
+        ("budget", "run.max_batch_tokens=40"),
+    ] {
         embedded(&case, folder, &["--set", setting]);
         assert_same(&case, folder);
     }
@@ -133,7 +162,10 @@ fn another_seed_differs() {
     let case = Case::masked(Family::Bert, "add");
     embedded(&case, "embedded", &[]);
     embedded(&case, "other", &["--set", "search.seed=8"]);
-    assert_ne!(generations(&case.path("embedded")), generations(&case.path("other")));
+    assert_ne!(
+        generations(&case.path("embedded")),
+        generations(&case.path("other"))
+    );
     assert!(artefact(&case.path("embedded")) != artefact(&case.path("other")));
 }
 
@@ -145,10 +177,16 @@ fn an_evaluator_leaves_on_sigterm() {
     let coordinator = Coordinator::start(&case, "left", &[]);
     let start = |name: &str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let (leaver, stayer) = (start("leaver"), start("stayer"));
-    until("both at work", || shared_so_far(&case, "left").contains(&2).then_some(()));
+    until("both at work", || {
+        shared_so_far(&case, "left").contains(&2).then_some(())
+    });
     leaver.signal("TERM");
     let left = leaver.wait().expect(0);
-    assert!(generations_done(&case.path("left")) < case.generations(), "it left too late\n{}", left.report());
+    assert!(
+        generations_done(&case.path("left")) < case.generations(),
+        "it left too late\n{}",
+        left.report()
+    );
     coordinator.process.wait().expect(0);
     stayer.wait().expect(0);
     assert_same(&case, "left");
@@ -157,6 +195,8 @@ fn an_evaluator_leaves_on_sigterm() {
 /// [`shared_by`] of a run in progress.
 fn shared_so_far(case: &Case, folder: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap_or_default();
-    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     events.filter_map(|event| event["evaluators"].as_u64()).collect()
 }

@@ -13,7 +13,10 @@ pub fn generations(folder: &Path) -> Vec<Value> {
     for generation in &mut generations {
         let fields = generation.as_object_mut().expect("an event is an object");
         for of_the_clock in ["seconds", "evaluators"] {
-            assert!(fields.remove(of_the_clock).is_some(), "no {of_the_clock} in {fields:?}");
+            assert!(
+                fields.remove(of_the_clock).is_some(),
+                "no {of_the_clock} in {fields:?}"
+            );
         }
     }
     generations
@@ -22,7 +25,9 @@ pub fn generations(folder: &Path) -> Vec<Value> {
 /// How many generations the trace of a run in progress holds; a line still being written does not count.
 pub fn generations_done(folder: &Path) -> usize {
     let text = std::fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
-    text.split_inclusive('\n').filter(|line| line.ends_with('\n') && line.contains(r#""event":"generation""#)).count()
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n') && line.contains(r#""event":"generation""#))
+        .count()
 }
 
 /// The artefact's bytes.
@@ -38,5 +43,8 @@ fn generation_events(folder: &Path) -> Vec<Value> {
     let path = folder.join("events.jsonl");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-    text.lines().map(parse).filter(|event: &Value| event["event"] == "generation").collect()
+    text.lines()
+        .map(parse)
+        .filter(|event: &Value| event["event"] == "generation")
+        .collect()
 }
