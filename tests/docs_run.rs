@@ -131,7 +131,7 @@ impl Stage {
                 _ if word.starts_with("http://") || word.starts_with("https://") => url.to_owned(),
                 _ => word.to_owned(),
             });
-            if last == "zeroth" && word == "tune" || last.ends_with("/zeroth") && word == "tune" {
+            if word == "tune" && last.rsplit('/').next() == Some("zeroth") {
                 self.tunes += 1;
                 words.push(format!("--set run.folder=documented-{}", self.tunes));
             }

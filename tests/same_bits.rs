@@ -23,12 +23,12 @@ fn assert_same(case: &Case, folder: &str) {
     );
 }
 
-/// Evaluators that answered in each generation.
+/// Evaluators that answered in each generation so far; the run may be in progress.
 fn shared_by(case: &Case, folder: &str) -> Vec<u64> {
-    let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap();
+    let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap_or_default();
     let events = text
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     events.filter_map(|event| event["evaluators"].as_u64()).collect()
 }
 
@@ -56,39 +56,43 @@ fn three_remotes(case: &Case) {
     );
 }
 
+/// What the coordinator says of one evaluator.
+struct Seen {
+    members: usize,
+    leases: u64,
+    answered: u64,
+}
+
+fn look_at(coordinator: &Coordinator, case: &Case, name: &str) -> Option<Seen> {
+    let status = coordinator.status(case);
+    let all = status["evaluators"].as_array()?;
+    let one = all.iter().find(|evaluator| evaluator["name"] == name)?;
+    let count = |key: &str| one[key].as_u64().unwrap_or_else(|| panic!("no {key} in {one}"));
+    Some(Seen {
+        members: all.len(),
+        leases: count("leases"),
+        answered: count("answered"),
+    })
+}
+
 /// The victim is frozen until it holds a lease it can never answer, and then killed: that work must be done again.
 fn one_of_three_killed(case: &Case) {
     let coordinator = Coordinator::start(case, "killed", &[]);
     let start = |name: &&str| Process::start(&mut evaluator(case, &coordinator.url(), name));
     let mut evaluators: Vec<Process> = ["victim", "b", "c"].iter().map(start).collect();
     let victim = evaluators.remove(0);
-    let leases_and_answers = || {
-        let status = coordinator.status(case);
-        let all = status["evaluators"].as_array().unwrap().clone();
-        let victim = all.iter().find(|evaluator| evaluator["name"] == "victim")?;
-        Some((
-            all.len(),
-            victim["leases"].as_u64().unwrap(),
-            victim["answered"].as_u64().unwrap(),
-        ))
-    };
+    let look = || look_at(&coordinator, case, "victim");
     until("all three at work", || {
-        leases_and_answers().filter(|&(all, _, answered)| all == 3 && answered > 0)
+        look().filter(|seen| seen.members == 3 && seen.answered > 0)
     });
     victim.signal("STOP");
-    let (_, held, answered) = until("a lease in dead hands", || {
-        let (_, held, answered) = leases_and_answers().expect("stopped, but still a member");
-        (held > 0).then_some(()).and_then(|()| {
-            let later = leases_and_answers()?; // an answer may have been on its way when it was stopped
-            (later.1 > 0 && later.2 == answered).then_some((0, held, answered))
-        })
+    until("a lease in dead hands", || {
+        let (before, after) = (look()?, look()?); // an answer may have been on its way when it was stopped
+        (before.leases > 0 && after.leases > 0 && before.answered == after.answered).then_some(())
     });
     victim.kill();
     let done = generations_done(&case.path("killed"));
-    assert!(
-        done < case.generations(),
-        "the run was over before the kill ({held} leases, {answered} answers)"
-    );
+    assert!(done < case.generations(), "the run was over before the kill");
     coordinator.process.wait().expect(0);
     for evaluator in evaluators {
         evaluator.wait().expect(0);
@@ -178,7 +182,7 @@ fn an_evaluator_leaves_on_sigterm() {
     let start = |name: &str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let (leaver, stayer) = (start("leaver"), start("stayer"));
     until("both at work", || {
-        shared_so_far(&case, "left").contains(&2).then_some(())
+        shared_by(&case, "left").contains(&2).then_some(())
     });
     leaver.signal("TERM");
     let left = leaver.wait().expect(0);
@@ -190,13 +194,4 @@ fn an_evaluator_leaves_on_sigterm() {
     coordinator.process.wait().expect(0);
     stayer.wait().expect(0);
     assert_same(&case, "left");
-}
-
-/// [`shared_by`] of a run in progress.
-fn shared_so_far(case: &Case, folder: &str) -> Vec<u64> {
-    let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap_or_default();
-    let events = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    events.filter_map(|event| event["evaluators"].as_u64()).collect()
 }
