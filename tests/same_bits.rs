@@ -73,6 +73,7 @@ fn look_at(coordinator: &Coordinator, case: &Case, name: &str) -> Option<Seen> {
         members: all.len(),
         leases: count("leases"),
         answered: count("answered"),
+        idle_seconds: one["idle_seconds"].as_f64().unwrap_or_default(),
     })
 }
 
