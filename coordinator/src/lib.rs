@@ -1,1 +1,25 @@
-//! See Cargo.toml.
+//! The coordinator: it owns the search and never sees a tensor.
+//!
+//! - [`cma`]: the optimiser alone
+//! - [`search`]: sweeps over the layers, the context, dev selection
+//! - [`fleet`]: who evaluates what: links, leases, losses of evaluators
+//! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`])
+//! - [`serve`]: gRPC for evaluators and clients
+//! - [`embedded`]: an evaluator in this process
+//! - [`cli`]: the commands
+
+pub mod artefact;
+pub mod checkpoint;
+pub mod cli;
+pub mod cma;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub mod error;
+pub mod events;
+pub mod fleet;
+pub mod folder;
+pub mod inputs;
+pub mod progress;
+pub mod run;
+pub mod search;
+pub mod serve;

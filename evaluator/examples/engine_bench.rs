@@ -5,14 +5,14 @@
 //! losses can be compared.
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a bench ends at its first problem
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, safetensors};
 use evaluator::backbone::Backbone;
 use evaluator::engine::{self, Engine, Injection, ReadOut, Settings, Tokens};
-use evaluator::models::locate;
+use evaluator::models::locate::{self, Located};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -64,7 +64,10 @@ fn main() {
 }
 
 fn build(work: &Work) -> Engine {
-    let backbone = Arc::new(Backbone::load(&locate::in_folder(Path::new(&work.model)).unwrap()).unwrap());
+    // a folder of random weights has no tokenizer, so it is not looked for
+    let weights = vec![work.model.join(locate::WEIGHTS)];
+    let located = Located { name: "bench".to_owned(), revision: None, folder: work.model.clone(), weights };
+    let backbone = Arc::new(Backbone::load(&located).unwrap());
     let tokens = |ids: &[u32], read_out| Tokens { ids: ids.to_vec(), read_out };
     let read_out = if work.read_out == "masked-lm" {
         ReadOut::MaskedLm { label_ids: work.label_ids.clone() }

@@ -5,8 +5,10 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe`
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`dial`]: the way to a coordinator
 
 pub mod backbone;
+pub mod dial;
 pub mod engine;
 pub mod kernel;
 pub mod model;

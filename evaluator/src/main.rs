@@ -1,2 +1,143 @@
-//! The binary.
-fn main() {}
+//! `zeroth-evaluator`: loads a model, dials a coordinator, answers until it is told to leave.
+#![allow(clippy::print_stderr)] // a command line speaks
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::model::Model;
+use evaluator::session::Resources;
+use evaluator::worker::Worker;
+use shared::messages::Hello;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Evaluates populations for a coordinator, with a replica of the model in this process.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The coordinator's address, `http://HOST:PORT` or `https://HOST:PORT`.
+    #[arg(long, env = "ZEROTH_COORDINATOR", value_name = "URL")]
+    coordinator: String,
+    /// Folder or hub id of the model; it must be the run's.
+    #[arg(long, env = "ZEROTH_MODEL", value_name = "DIR|ID")]
+    model: String,
+    /// Revision, when the model comes from the hub.
+    #[arg(long, env = "ZEROTH_REVISION")]
+    revision: Option<String>,
+    /// Threads; 0 means all cores.
+    #[arg(long, env = "ZEROTH_THREADS", default_value_t = 0)]
+    threads: usize,
+    /// Rows (real tokens) in flight at most, over all threads: bounds the memory beside the weights.
+    #[arg(long, env = "ZEROTH_MAX_BATCH_TOKENS", default_value_t = shared::spec::DEFAULT_MAX_BATCH_TOKENS)]
+    max_batch_tokens: usize,
+    /// A name to be known by; host name and process id by default.
+    #[arg(long, env = "ZEROTH_NAME")]
+    name: Option<String>,
+    /// Stop with exit code 1 when no coordinator answers for so many seconds; by default it tries for ever.
+    #[arg(long, value_name = "SECONDS")]
+    give_up_after: Option<u64>,
+    #[command(flatten)]
+    security: dial::SecurityArgs,
+    /// What to log: error, warn, info, debug, or a filter such as `evaluator=debug`.
+    #[arg(long, env = "ZEROTH_LOG", default_value = "info")]
+    log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Ended::Input(text)) => {
+            eprintln!("error: {}", text.replace('\n', " "));
+            ExitCode::from(2)
+        }
+        Err(Ended::Failed(text)) => {
+            eprintln!("error: {}", text.replace('\n', " "));
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Why the process ends early.
+enum Ended {
+    /// The user can mend it: exit code 2.
+    Input(String),
+    /// Anything else: exit code 1.
+    Failed(String),
+}
+
+fn run(cli: Cli) -> Result<(), Ended> {
+    let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
+    let resources =
+        Resources::new(cli.threads, cli.max_batch_tokens).map_err(|error| failed(&error))?;
+    let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref())
+        .map_err(|error| Ended::Input(error.to_string()))?;
+    let hello = hello(&cli, &model);
+    let security = cli.security.resolve().map_err(Ended::Input)?;
+    let options = DialOptions {
+        url: cli.coordinator,
+        security,
+        hello,
+        give_up_after: cli.give_up_after.map(Duration::from_secs),
+    };
+    let worker = Worker { model: Arc::new(model), resources };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2) // it only moves messages
+        .enable_all()
+        .build()
+        .map_err(|error| failed(&error))?;
+    let ended = runtime.block_on(async {
+        let stop = stopped().map_err(|error| failed(&error))?;
+        let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
+        dial::run(options, start, stop).await.map_err(|error| match error {
+            DialError::Refused(_) | DialError::Address(_) => Ended::Input(error.to_string()),
+            other => Ended::Failed(other.to_string()),
+        })
+    });
+    runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for
+    ended
+}
+
+/// Ends at the first SIGINT or SIGTERM: unanswered leases go back to the coordinator.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn hello(cli: &Cli, model: &Model) -> Hello {
+    Hello {
+        protocol: proto::PROTOCOL_VERSION,
+        name: cli.name.clone().unwrap_or_else(default_name),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: model.identity.clone(),
+        device: "cpu".to_owned(),
+        dtype: "f32".to_owned(),
+        max_batch_tokens: cli.max_batch_tokens as u32,
+    }
+}
+
+fn default_name() -> String {
+    let host = std::fs::read_to_string(PathBuf::from("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let host = host.trim();
+    format!("{}-{}", if host.is_empty() { "evaluator" } else { host }, std::process::id())
+}
+
+fn log(cli: &Cli) {
+    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
+}

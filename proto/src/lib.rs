@@ -7,6 +7,9 @@
 /// adding a field that may be ignored does not need it. 0 means that a peer did not say, and is never valid.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+#[cfg(feature = "client")]
+pub mod client;
+
 /// The generated types of package `zeroth.v1`.
 pub mod v1 {
     #![allow(missing_docs, unreachable_pub, clippy::all)] // generated; the .proto files carry the documentation

@@ -2,12 +2,16 @@
 //!
 //! - [`spec`]: the run file, as typed and as resolved
 //! - [`task`]: examples, template, k-shot split, losses
+//! - [`artefact`], [`frame`]: the tuned prompt and the checkpoint as files
 //! - [`random`], [`projection`]: the random matrices that every node makes alike
-//! - [`messages`], [`ids`]: the contract between coordinator and evaluator
+//! - [`messages`], [`ids`]: the contract between coordinator and evaluator; [`wire`]: its form on the wire
 
+pub mod artefact;
+pub mod frame;
 pub mod ids;
 pub mod messages;
 pub mod projection;
 pub mod random;
 pub mod spec;
 pub mod task;
+pub mod wire;

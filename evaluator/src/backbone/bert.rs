@@ -105,9 +105,12 @@ impl Loader<'_> {
 
     fn norm(&self, name: &str) -> Result<Norm, WeightError> {
         let hidden = self.config.hidden_size;
+        // checkpoints of the first years call them gamma and beta
+        let old = self.weights.contains(&format!("{name}.gamma"));
+        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         Ok(Norm {
-            weight: self.weights.get(&format!("{name}.weight"), &[hidden])?,
-            bias: self.weights.get(&format!("{name}.bias"), &[hidden])?,
+            weight: self.weights.get(&format!("{name}.{weight}"), &[hidden])?,
+            bias: self.weights.get(&format!("{name}.{bias}"), &[hidden])?,
             eps: self.config.layer_norm_eps as f32,
         })
     }

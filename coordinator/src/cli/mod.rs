@@ -1,0 +1,121 @@
+//! The command line of `zeroth`.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command line speaks on both
+
+mod open;
+mod predict;
+mod report;
+mod score;
+mod status;
+mod tune;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::Error;
+
+/// Tunes language models without gradients: BBTv2 and BBT over a fleet of evaluators.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    /// What to log: error, warn, info, debug, or a filter such as `coordinator=debug`.
+    #[arg(long, global = true, env = "ZEROTH_LOG", default_value = "warn")]
+    log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tune a prompt as a run file says.
+    Tune(tune::Args),
+    /// Score a tuned prompt, or a run file's manual prompt, on labelled data.
+    Score(score::Args),
+    /// Classify texts with a tuned prompt, or with a run file's manual prompt.
+    Predict(predict::Args),
+    /// Show how far a run is, from its folder or from its coordinator.
+    Status(status::Args),
+}
+
+/// Where the model is, when it is not where the run was made.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Folder or hub id of the model, instead of the one named in the run file or artefact.
+    #[arg(long, value_name = "DIR|ID")]
+    model: Option<String>,
+    /// Threads; 0 means all cores.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+/// An artefact (or the run folder that holds one), or a run file.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SourceArgs {
+    /// `prompt.safetensors` or the run folder that holds it: the tuned prompt. A run file: its manual prompt.
+    #[arg(value_name = "ARTEFACT|RUN.toml")]
+    source: PathBuf,
+    /// Override a key of the run file, as in `tune`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What [`Error::exit_code`] turns into the process's exit code.
+pub fn run(cli: Cli) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2) // it only moves messages
+        .enable_all()
+        .build()
+        .map_err(Error::failed)?;
+    let ended = runtime.block_on(async {
+        let stop = stop_on_signal()?;
+        match cli.command {
+            Command::Tune(args) => tune::run(args, stop).await,
+            Command::Score(args) => score::run(args).await,
+            Command::Predict(args) => predict::run(args).await,
+            Command::Status(args) => status::run(args).await,
+        }
+    });
+    runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for
+    ended
+}
+
+/// Sets up logging, to stderr.
+pub fn log(cli: &Cli) {
+    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
+}
+
+/// Says why the command ended, in one line.
+pub fn complain(error: &Error) {
+    eprintln!("error: {}", error.to_string().replace('\n', " "));
+}
+
+/// Turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_on_signal() -> Result<watch::Receiver<bool>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::failed)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        for attempt in 0.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if attempt > 0 {
+                std::process::exit(130);
+            }
+            sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}

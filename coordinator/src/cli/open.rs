@@ -1,0 +1,114 @@
+//! Opens what `score` and `predict` work with: a tuned prompt or a run file's manual prompt, on an embedded evaluator.
+
+use std::path::{Path, PathBuf};
+
+use shared::artefact::Artefact;
+use shared::ids::{ContextVersion, RunId};
+use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prepare, Prompted, Start};
+use shared::spec::RunFile;
+use shared::task::{Example, Metric};
+
+use super::{ModelArgs, SourceArgs};
+use crate::error::Error;
+use crate::fleet::{Fleet, Handle, Settings};
+
+/// A classifier that is ready.
+pub(super) struct Opened {
+    fleet: Handle,
+    prompted: Prompted,
+    /// One word or phrase a class.
+    pub(super) words: Vec<String>,
+    /// What the task is rated by.
+    pub(super) metric: Metric,
+    /// The run file's test set, where there is a run file that names one.
+    pub(super) test: Option<PathBuf>,
+}
+
+/// What has to be known before an evaluator can be asked.
+struct Plan {
+    prepare: Prepare,
+    start: Option<Start>,
+    expected: Option<ModelIdentity>,
+    model: String,
+    revision: Option<String>,
+    max_batch_tokens: usize,
+    metric: Metric,
+    test: Option<PathBuf>,
+}
+
+/// Loads the model and makes the prompt ready.
+pub(super) async fn open(source: &SourceArgs, model: &ModelArgs) -> Result<Opened, Error> {
+    let plan = if source.source.extension().is_some_and(|extension| extension == "toml") {
+        manual(source)?
+    } else {
+        tuned(&source.source)?
+    };
+    let (fleet, _owner) = Fleet::spawn(Settings::default());
+    let words = plan.prepare.words.clone();
+    attach(&fleet, &plan, model).await?;
+    fleet.begin(plan.prepare, plan.expected).await?;
+    let prompted = if plan.start.is_some() { Prompted::Context } else { Prompted::Manual };
+    if let Some(start) = plan.start {
+        fleet.start(start).await?;
+    }
+    Ok(Opened { fleet, prompted, words, metric: plan.metric, test: plan.test })
+}
+
+impl Opened {
+    /// Losses, predictions and logits of `examples`.
+    pub(super) async fn score(&self, examples: Vec<Example>) -> Result<Outcome, Error> {
+        let set = ExampleSet::Inline(examples);
+        Ok(self.fleet.score(RunId(1), ContextVersion(0), self.prompted, set).await?)
+    }
+}
+
+fn manual(source: &SourceArgs) -> Result<Plan, Error> {
+    let mut file = RunFile::read(&source.source).map_err(Error::input)?;
+    file.apply_overrides(&source.set).map_err(Error::input)?;
+    let spec = file.resolve().map_err(Error::input)?;
+    let inputs = crate::inputs::Inputs::without_data(spec);
+    Ok(Plan {
+        prepare: inputs.prepare(RunId(1)),
+        start: None,
+        expected: None,
+        model: inputs.spec.model.path.clone(),
+        revision: inputs.spec.model.revision.clone(),
+        max_batch_tokens: inputs.spec.run.max_batch_tokens,
+        metric: inputs.spec.task.metric,
+        test: inputs.spec.task.test.clone(),
+    })
+}
+
+fn tuned(path: &Path) -> Result<Plan, Error> {
+    let file = if path.is_dir() { path.join("prompt.safetensors") } else { path.to_owned() };
+    let artefact = Artefact::read(&file).map_err(Error::input)?;
+    let (prepare, start) = crate::artefact::reopen(&artefact, RunId(1))?;
+    let metadata = &artefact.metadata;
+    Ok(Plan {
+        prepare,
+        start: Some(start),
+        expected: Some(metadata.model.identity.clone()),
+        model: metadata.model.path.clone(),
+        revision: metadata.model.identity.revision.clone(),
+        max_batch_tokens: shared::spec::DEFAULT_MAX_BATCH_TOKENS,
+        metric: metadata.task.metric,
+        test: None,
+    })
+}
+
+#[cfg(feature = "embedded")]
+async fn attach(fleet: &Handle, plan: &Plan, args: &ModelArgs) -> Result<(), Error> {
+    let settings = crate::embedded::Settings {
+        model: args.model.as_deref().unwrap_or(&plan.model),
+        base: Path::new(""),
+        revision: plan.revision.as_deref(),
+        threads: args.threads,
+        max_batch_tokens: plan.max_batch_tokens,
+    };
+    crate::embedded::attach(fleet, settings).await.map(drop)
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn attach(_: &Handle, _: &Plan, _: &ModelArgs) -> Result<(), Error> {
+    Err(Error::Input("this zeroth was built without an evaluator, which score and predict need".to_owned()))
+}

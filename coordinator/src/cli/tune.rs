@@ -1,0 +1,264 @@
+//! `zeroth tune RUN.toml`: the main job.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use shared::ids::{ContextVersion, Layer, RunId};
+use shared::messages::Start;
+use shared::spec::RunFile;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::report;
+use crate::error::Error;
+use crate::fleet::{self, Fleet, Handle};
+use crate::folder::RunFolder;
+use crate::inputs::Inputs;
+use crate::progress::{Progress, Reporter};
+use crate::run::{self, Summary};
+use crate::serve::clients::Clients;
+use crate::serve::{self, ServeError, ServeOptions};
+
+/// Options of `zeroth tune`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The run file (docs/run-file.md).
+    #[arg(value_name = "RUN.toml")]
+    run_file: PathBuf,
+    /// Override a key of the run file; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on from the run folder's checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+    /// Say what would run (calls, FLOPs, memory, bytes on the wire, time after one measured call), and stop.
+    #[arg(long, conflicts_with_all = ["resume", "listen"])]
+    dry_run: bool,
+    /// Wait for remote evaluators on this address instead of evaluating here; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    serve: serve::cli::Args,
+}
+
+/// Runs `zeroth tune`.
+pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), Error> {
+    let mut file = RunFile::read(&args.run_file).map_err(Error::input)?;
+    file.apply_overrides(&args.set).map_err(Error::input)?;
+    let inputs = Inputs::load(file.resolve().map_err(Error::input)?)?;
+    if args.dry_run {
+        return dry_run(&inputs, args.json).await;
+    }
+    let (folder, checkpoint) = RunFolder::open(&inputs.spec, &inputs.hash, args.resume)?;
+    if let Some(summary) = checkpoint.as_ref().and_then(run::finished).filter(|_| folder.artefact().exists()) {
+        eprintln!("{}: finished before; nothing to do", folder.path().display());
+        return print(&inputs, &folder, &summary, args.json);
+    }
+    let (reporter, progress) = watch::channel(Progress::default());
+    let (fleet, owner) = Fleet::spawn(fleet_settings(&inputs));
+    let stop = cancellable(stop);
+    let clients = Clients {
+        progress: progress.clone(),
+        fleet: fleet.status(),
+        cancel: stop.clone(),
+        artefact: folder.artefact(),
+    };
+    let house = open_house(&args, &inputs, &fleet, clients).await?;
+    let shown = tokio::spawn(report::show(progress));
+    let ended = run::tune(&inputs, &folder, checkpoint, &fleet, &reporter, stop.subscribe()).await;
+    fleet.drain().await;
+    drop(reporter);
+    let _ = shown.await; // its only failure is a panic, already reported
+    house.close().await;
+    owner.abort();
+    print(&inputs, &folder, &ended?, args.json)
+}
+
+/// Whoever evaluates: a worker in this process, or a server that remote ones dial.
+enum House {
+    Embedded(JoinHandle<std::io::Result<()>>),
+    Served { server: JoinHandle<Result<(), ServeError>>, close: watch::Sender<bool> },
+}
+
+impl House {
+    async fn close(self) {
+        match self {
+            Self::Embedded(worker) => worker.abort(),
+            Self::Served { server, close } => {
+                close.send_replace(true);
+                let _ = tokio::time::timeout(Duration::from_secs(5), server).await; // streams may hang: do not wait longer
+            }
+        }
+    }
+}
+
+/// A stop that a client may send too, beside the signals.
+fn cancellable(mut signalled: watch::Receiver<bool>) -> watch::Sender<bool> {
+    let (stop, _) = watch::channel(false);
+    let sender = stop.clone();
+    tokio::spawn(async move {
+        if signalled.wait_for(|&stop| stop).await.is_ok() {
+            sender.send_replace(true);
+        }
+    });
+    stop
+}
+
+async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clients) -> Result<House, Error> {
+    let Some(address) = args.listen else {
+        return Ok(House::Embedded(embedded(inputs, fleet).await?));
+    };
+    let options = ServeOptions::try_from(&args.serve)?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::Input(format!("--listen {address}: {error}; choose a free address or port 0")))?;
+    let bound = listener.local_addr().map_err(Error::failed)?;
+    eprintln!("listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {}", options.url(bound));
+    let (close, mut closing) = watch::channel(false);
+    let server = tokio::spawn(serve::serve(listener, fleet.clone(), clients, options, async move {
+        let _ = closing.wait_for(|&close| close).await; // a dropped sender closes too
+    }));
+    Ok(House::Served { server, close })
+}
+
+#[cfg(feature = "embedded")]
+async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+    let spec = &inputs.spec;
+    let settings = crate::embedded::Settings {
+        model: &spec.model.path,
+        base: std::path::Path::new(""),
+        revision: spec.model.revision.as_deref(),
+        threads: spec.run.threads,
+        max_batch_tokens: spec.run.max_batch_tokens,
+    };
+    crate::embedded::attach(fleet, settings).await
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn embedded(_: &Inputs, _: &Handle) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+    Err(Error::Input("this zeroth was built without an evaluator; give --listen ADDRESS:PORT".to_owned()))
+}
+
+fn fleet_settings(inputs: &Inputs) -> fleet::Settings {
+    fleet::Settings {
+        lease_timeout: Duration::from_secs(inputs.spec.run.lease_timeout_s),
+        ..fleet::Settings::default()
+    }
+}
+
+fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> Result<(), Error> {
+    let spec = &inputs.spec;
+    let per_call = summary.seconds / summary.calls.max(1) as f64;
+    if json {
+        let line = json!({
+            "run": folder.path(), "task": spec.task.name, "model": spec.model.path, "seed": spec.search.seed,
+            "calls": summary.calls, "seconds": summary.seconds, "seconds_per_call": per_call,
+            "dev": summary.dev.metric, "test_before": summary.test_before, "test_after": summary.test_after,
+            "artefact": folder.artefact(),
+        });
+        println!("{line}");
+        return Ok(());
+    }
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v));
+    println!("task      {} with {}, seed {}", spec.task.name, spec.model.path, spec.search.seed);
+    println!("search    {} calls in {:.1} s ({per_call:.4} s a call)", summary.calls, summary.seconds);
+    let (before, after) = (summary.dev_before.metric, summary.dev.metric);
+    println!("dev       {} before, {} after", percent(Some(before)), percent(Some(after)));
+    println!("test      {} before, {} after", percent(summary.test_before), percent(summary.test_after));
+    println!("artefact  {}", folder.artefact().display());
+    Ok(())
+}
+
+/// Prepares the run, measures one call at the middle layer, and says what the whole would take.
+async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
+    let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
+    let worker = embedded(inputs, &fleet).await?;
+    let run = RunId(1);
+    let begun = fleet.begin(inputs.prepare(run), None).await?;
+    let plan = run::plan(inputs, begun.model.layers as usize);
+    let start = Start {
+        run,
+        projection_stds: run::projection_stds(inputs, &begun.ready),
+        version: ContextVersion(0),
+        context: vec![vec![0.0; plan.dim]; plan.layers],
+    };
+    fleet.start(start).await?;
+    let middle = Layer(plan.tuned as u32 / 2);
+    let zero = vec![vec![0.0; plan.dim]];
+    for measured in [false, true] {
+        let began = Instant::now(); // the first call builds the cached context and is not counted
+        fleet.offer(run, ContextVersion(0), middle, zero.clone()).await?.gathered().await?;
+        if measured {
+            Estimate::new(inputs, &plan, &begun.ready, middle, began.elapsed()).print(json);
+        }
+    }
+    worker.abort();
+    owner.abort();
+    Ok(())
+}
+
+/// What a run will take.
+struct Estimate {
+    calls: u64,
+    generations: u64,
+    flops: f64,
+    memory_bytes: u64,
+    wire_bytes: u64,
+    call_seconds: f64,
+    seconds: f64,
+    tokens: u64,
+}
+
+impl Estimate {
+    fn new(
+        inputs: &Inputs,
+        plan: &crate::search::Plan,
+        ready: &shared::messages::Ready,
+        measured: Layer,
+        call: Duration,
+    ) -> Self {
+        let generations = plan.budget / plan.population as u64;
+        let calls = generations * plan.population as u64;
+        let tuned = &ready.flops[..plan.tuned.min(ready.flops.len())];
+        let mean_flops = tuned.iter().sum::<f64>() / tuned.len().max(1) as f64;
+        let measured_flops = ready.flops.get(measured.index()).copied().unwrap_or(mean_flops);
+        let call_seconds = call.as_secs_f64() * mean_flops / measured_flops.max(1.0);
+        // Out: z of each candidate and the incumbent. Back: a loss and a prediction an example.
+        let generation_bytes =
+            4 * plan.dim * (plan.population + 1) + 5 * inputs.train.len() * plan.population + 9 * inputs.dev.len();
+        Self {
+            calls,
+            generations,
+            flops: mean_flops * calls as f64,
+            memory_bytes: ready.memory_bytes,
+            wire_bytes: generation_bytes as u64 * generations,
+            call_seconds,
+            seconds: call_seconds * calls as f64,
+            tokens: ready.train_tokens,
+        }
+    }
+
+    fn print(&self, json: bool) {
+        if json {
+            let line = json!({
+                "calls": self.calls, "generations": self.generations, "train_tokens": self.tokens,
+                "flops": self.flops, "memory_bytes": self.memory_bytes, "wire_bytes": self.wire_bytes,
+                "seconds_per_call": self.call_seconds, "seconds": self.seconds,
+            });
+            println!("{line}");
+            return;
+        }
+        println!("calls     {} in {} generations", self.calls, self.generations);
+        println!("tokens    {} a call, prompt rows included", self.tokens);
+        println!("compute   {:.3} TFLOP in all", self.flops / 1e12);
+        println!("memory    {:.1} MiB beside the weights, each evaluator", self.memory_bytes as f64 / 1_048_576.0);
+        println!("wire      {:.2} MiB in all, were the evaluator remote", self.wire_bytes as f64 / 1_048_576.0);
+        println!("time      {:.0} s here ({:.4} s a call, measured once)", self.seconds, self.call_seconds);
+    }
+}

@@ -1,0 +1,49 @@
+//! Embedded mode: a worker in this process, on the two ends of a link like any other evaluator.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use evaluator::model::Model;
+use evaluator::session::Resources;
+use evaluator::worker::Worker;
+use shared::messages::Hello;
+use tokio::task::JoinHandle;
+
+use crate::error::Error;
+use crate::fleet::Handle;
+
+/// What an embedded evaluator needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Folder or hub id.
+    pub model: &'a str,
+    /// What a relative folder is relative to.
+    pub base: &'a Path,
+    /// Hub revision.
+    pub revision: Option<&'a str>,
+    /// Threads; 0 means all cores.
+    pub threads: usize,
+    /// Rows in flight at most.
+    pub max_batch_tokens: usize,
+}
+
+/// Loads the model and attaches a worker to the fleet; it ends when the fleet drops it.
+///
+/// # Errors
+/// [`Error::Input`] when the model is not usable.
+pub async fn attach(fleet: &Handle, settings: Settings<'_>) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+    let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
+    let model = Model::load(settings.model, settings.base, settings.revision).map_err(Error::input)?;
+    let hello = Hello {
+        protocol: proto::PROTOCOL_VERSION,
+        name: "embedded".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: model.identity.clone(),
+        device: "cpu".to_owned(),
+        dtype: "f32".to_owned(),
+        max_batch_tokens: settings.max_batch_tokens as u32,
+    };
+    let link = fleet.attach_sole(hello).await.map_err(Error::input)?;
+    let worker = Worker { model: Arc::new(model), resources };
+    Ok(tokio::spawn(worker.run(link.orders, link.reports)))
+}

@@ -1,0 +1,135 @@
+//! `events.jsonl`: the append-only trace of a run, one JSON object a line.
+//!
+//! Losses are written so that they read back to the same bits. What depends on the clock or on the fleet (`seconds`,
+//! `evaluators`) stands beside them and is no part of a comparison between two traces.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::search::DevScore;
+
+/// One line of the trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The run began, or began again after a checkpoint.
+    Begin {
+        /// Task name.
+        task: String,
+        /// Hash of what defines the result.
+        spec: String,
+        /// The model, for people.
+        model: String,
+        /// Calls spent before.
+        calls: u64,
+    },
+    /// A generation has been told to its layer's optimiser.
+    Generation {
+        /// From 1.
+        generation: u64,
+        /// From 1.
+        sweep: u64,
+        /// From 0, input side first.
+        layer: u32,
+        /// Context version it was evaluated under.
+        version: u64,
+        /// Calls spent so far.
+        calls: u64,
+        /// One a candidate.
+        losses: Vec<f64>,
+        /// The best of the run so far at this layer.
+        best: f64,
+        /// Step size after the update.
+        sigma: f64,
+        /// The context after it, scored on dev.
+        dev: DevScore,
+        /// Whether that is the best so far.
+        selected: bool,
+        /// Wall-clock seconds of this generation.
+        seconds: f64,
+        /// Evaluators that answered.
+        evaluators: usize,
+    },
+    /// The budget is spent.
+    End {
+        /// Calls spent.
+        calls: u64,
+        /// Of the selected deep prompt.
+        dev: DevScore,
+        /// Metric on the test set with the manual prompt.
+        test_before: Option<f64>,
+        /// Metric on the test set with the selected deep prompt.
+        test_after: Option<f64>,
+        /// Wall-clock seconds spent searching, all sessions together.
+        seconds: f64,
+    },
+}
+
+/// Appends to the trace.
+#[derive(Debug)]
+pub struct Trace {
+    file: File,
+    bytes: u64,
+}
+
+impl Trace {
+    /// Opens `path` and cuts what lies behind `bytes`: generations that no checkpoint knows of.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let bytes = bytes.min(file.metadata()?.len());
+        file.set_len(bytes)?;
+        file.seek(SeekFrom::Start(bytes))?;
+        Ok(Self { file, bytes })
+    }
+
+    /// Appends one line and makes it durable.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.file.write_all(&line)?;
+        self.file.sync_data()?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Length of the trace: what a checkpoint remembers.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(calls: u64) -> Event {
+        let dev = DevScore { metric: 0.1 + 0.2, loss: 1.0 / 3.0 };
+        Event::End { calls, dev, test_before: None, test_after: Some(0.7), seconds: 1.5 }
+    }
+
+    #[test]
+    fn lines_read_back_to_the_same_bits_and_the_tail_behind_a_checkpoint_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let mut trace = Trace::open(&path, 0).unwrap();
+        trace.append(&end(1)).unwrap();
+        let checkpointed = trace.bytes();
+        trace.append(&end(2)).unwrap();
+        drop(trace);
+
+        let mut trace = Trace::open(&path, checkpointed).unwrap();
+        trace.append(&end(3)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(events, [end(1), end(3)]);
+    }
+}

@@ -1,0 +1,208 @@
+//! One generation or score on its way: its pieces, who holds them, what has come back. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
+use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Refusal, Work};
+
+use super::cut::{self, Piece};
+use super::gather::Assembly;
+
+/// What a job asks for.
+#[derive(Clone, Debug)]
+pub(super) enum Task {
+    /// Losses of candidates of one layer on all training examples.
+    Evaluate { layer: Layer, candidates: Vec<Vec<f32>> },
+    /// Losses, predictions and logits of one deep prompt.
+    Score { prompt: Prompted, examples: ExampleSet },
+}
+
+/// One piece and its fate.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) piece: Piece,
+    pub(super) done: bool,
+    /// How often it has failed.
+    pub(super) failures: u32,
+    /// Leases out on it, given by or given up in vain.
+    pub(super) holders: BTreeSet<LeaseId>,
+    /// Who failed it last: others are asked first.
+    pub(super) failed_by: Option<EvaluatorId>,
+}
+
+/// A job.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) run: RunId,
+    pub(super) version: ContextVersion,
+    pub(super) parts: Vec<Part>,
+    /// Parts that wait for an evaluator.
+    pub(super) queue: BTreeSet<usize>,
+    /// Whose answers counted.
+    pub(super) evaluators: BTreeSet<EvaluatorId>,
+    /// The longest that an answered lease took.
+    pub(super) slowest: Option<Duration>,
+    task: Task,
+    assembly: Assembly,
+    missing: usize,
+}
+
+impl Job {
+    /// Cuts `task` for `evaluators`.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] when the task does not fit what the run was prepared with.
+    pub(super) fn new(
+        prepare: &Prepare,
+        version: ContextVersion,
+        task: Task,
+        evaluators: usize,
+    ) -> Result<Self, Refusal> {
+        fits(prepare, &task)?;
+        let classes = prepare.words.len();
+        let (pieces, assembly) = match &task {
+            Task::Evaluate { candidates, .. } => {
+                let examples = prepare.train.len();
+                let pieces = cut::generation(
+                    candidates.len(),
+                    prepare.dim as usize,
+                    examples as u32,
+                    evaluators,
+                );
+                (pieces, Assembly::new(candidates.len(), examples, classes, false))
+            }
+            Task::Score { examples, .. } => {
+                let inline = matches!(examples, ExampleSet::Inline(_));
+                let pieces = cut::score(examples.len(), inline, evaluators);
+                (pieces, Assembly::new(1, examples.len(), classes, true))
+            }
+        };
+        let part = |piece| Part {
+            piece,
+            done: false,
+            failures: 0,
+            holders: BTreeSet::new(),
+            failed_by: None,
+        };
+        Ok(Self {
+            run: prepare.run,
+            version,
+            queue: (0..pieces.len()).collect(),
+            missing: pieces.len(),
+            parts: pieces.into_iter().map(part).collect(),
+            evaluators: BTreeSet::new(),
+            slowest: None,
+            task,
+            assembly,
+        })
+    }
+
+    /// The work of one part, as a lease carries it.
+    pub(super) fn work(&self, part: &Part) -> Work {
+        let (rows, columns) = (part.piece.candidates.clone(), part.piece.examples.clone());
+        match &self.task {
+            Task::Evaluate { layer, candidates } => {
+                let candidates = candidates
+                    .iter()
+                    .skip(rows.start)
+                    .take(rows.len())
+                    .cloned()
+                    .collect();
+                Work::Evaluate {
+                    layer: *layer,
+                    candidates,
+                    examples: columns,
+                }
+            }
+            Task::Score { prompt, examples } => {
+                let within = |start: u32| start + columns.start..start + columns.end;
+                let examples = match examples {
+                    ExampleSet::Train(range) => ExampleSet::Train(within(range.start)),
+                    ExampleSet::Dev(range) => ExampleSet::Dev(within(range.start)),
+                    ExampleSet::Inline(examples) => {
+                        let chosen = examples.iter().skip(columns.start as usize).take(columns.len());
+                        ExampleSet::Inline(chosen.cloned().collect())
+                    }
+                };
+                Work::Score {
+                    prompt: *prompt,
+                    examples,
+                }
+            }
+        }
+    }
+
+    /// Takes the first answer to a part; a later one changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with its shape.
+    pub(super) fn take(
+        &mut self,
+        index: usize,
+        by: EvaluatorId,
+        took: Duration,
+        outcomes: Vec<Outcome>,
+    ) -> Result<(), String> {
+        let Some(part) = self.parts.get_mut(index) else {
+            return Ok(());
+        };
+        self.assembly.check(&part.piece, &outcomes)?;
+        if !part.done {
+            self.assembly.place(&part.piece, outcomes);
+            part.done = true;
+            self.missing -= 1;
+            self.queue.remove(&index);
+            self.evaluators.insert(by);
+            self.slowest = self.slowest.max(Some(took));
+        }
+        Ok(())
+    }
+
+    /// Whether every part has been answered.
+    pub(super) fn complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// One outcome a candidate.
+    pub(super) fn outcomes(self) -> Vec<Outcome> {
+        self.assembly.outcomes()
+    }
+}
+
+/// Whether the task makes sense for the run: a defect of the caller would otherwise cost evaluators.
+fn fits(prepare: &Prepare, task: &Task) -> Result<(), Refusal> {
+    let within = |end: u32, examples: usize, what: &str| {
+        if end as usize <= examples {
+            Ok(())
+        } else {
+            Err(Refusal::Failed(format!(
+                "a score on {what} example {end} of {examples}"
+            )))
+        }
+    };
+    match task {
+        Task::Evaluate { candidates, .. } => {
+            let wrong = candidates.iter().find(|z| z.len() != prepare.dim as usize);
+            wrong.map_or(Ok(()), |z| {
+                Err(Refusal::Failed(format!(
+                    "a candidate of {} numbers, {} expected",
+                    z.len(),
+                    prepare.dim
+                )))
+            })
+        }
+        Task::Score {
+            examples: ExampleSet::Train(range),
+            ..
+        } => within(range.end, prepare.train.len(), "training"),
+        Task::Score {
+            examples: ExampleSet::Dev(range),
+            ..
+        } => within(range.end, prepare.dev.len(), "dev"),
+        Task::Score {
+            examples: ExampleSet::Inline(_),
+            ..
+        } => Ok(()),
+    }
+}

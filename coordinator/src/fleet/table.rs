@@ -1,0 +1,703 @@
+//! Who is here, who holds what, what happens next: the fleet's whole judgement, without a clock or a channel.
+//!
+//! Events come in with the time they happened at, actions go out. There is one way to lose an evaluator
+//! ([`Table::remove`]) and one way to end a job, so whatever happens, in whatever order, ends in the same place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
+use shared::messages::{
+    Answer, ContextUpdate, Hello, Lease, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready, Refusal,
+    Refused, Report, Start,
+};
+
+use super::job::{Job, Task};
+use super::run::Run;
+use super::{Begun, EvaluatorStatus, FleetStatus, Settings};
+
+/// Names a job within the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct JobId(u64);
+
+/// What a finished job has brought.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Collected {
+    pub(super) outcomes: Vec<Outcome>,
+    /// How many evaluators' answers counted.
+    pub(super) evaluators: usize,
+}
+
+/// What the owner has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    /// Send an order over a link.
+    Send(EvaluatorId, Order),
+    /// Close a link; the evaluator is told why, where there is a reason.
+    Close(EvaluatorId, Option<Refusal>),
+    /// A run has been prepared by its first evaluator, or cannot be.
+    Begun(RunId, Result<Begun, Refusal>),
+    /// A job has come to its end.
+    Ended(JobId, Result<Collected, Refusal>),
+}
+
+/// One evaluator.
+#[derive(Debug)]
+struct Link {
+    hello: Hello,
+    /// No other will come; when this one has gone, runs fail instead of waiting.
+    sole: bool,
+    runs: BTreeMap<RunId, Prepared>,
+    in_flight: BTreeSet<LeaseId>,
+    answered: u64,
+    last_report: Instant,
+}
+
+/// One run on one evaluator.
+#[derive(Debug, Default)]
+struct Prepared {
+    ready: bool,
+    /// The snapshot it has: which `Start`, and the version its context has come to since.
+    context: Option<(u64, ContextVersion)>,
+}
+
+/// A lease that is out.
+#[derive(Debug)]
+struct Held {
+    evaluator: EvaluatorId,
+    job: JobId,
+    part: usize,
+    since: Instant,
+    timed_out: bool,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Table {
+    settings: Settings,
+    links: BTreeMap<EvaluatorId, Link>,
+    runs: BTreeMap<RunId, Run>,
+    jobs: BTreeMap<JobId, Job>,
+    leases: BTreeMap<LeaseId, Held>,
+    last_id: u64,
+    draining: bool,
+    /// Why the sole evaluator has gone.
+    forsaken: Option<Refusal>,
+    actions: Vec<Action>,
+}
+
+impl Table {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            links: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            last_id: 0,
+            draining: false,
+            forsaken: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// What the events so far ask for, in order.
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Whether nobody is left.
+    pub(super) fn deserted(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    pub(super) fn status(&self) -> FleetStatus {
+        let evaluator = |(id, link): (&EvaluatorId, &Link)| EvaluatorStatus {
+            id: *id,
+            name: link.hello.name.clone(),
+            device: link.hello.device.clone(),
+            model: link.hello.model.to_string(),
+            leases: link.in_flight.len(),
+            answered: link.answered,
+            last_report: link.last_report,
+        };
+        FleetStatus {
+            evaluators: self.links.iter().map(evaluator).collect(),
+        }
+    }
+
+    // Evaluators come and go.
+
+    /// An evaluator has said hello.
+    pub(super) fn join(&mut self, now: Instant, hello: Hello, sole: bool) -> Result<EvaluatorId, Refusal> {
+        if hello.protocol != proto::PROTOCOL_VERSION {
+            return Err(Refusal::Protocol(format!(
+                "evaluator {} ({}) speaks protocol {}, this coordinator ({}) speaks {}; update the older of the two",
+                hello.name,
+                hello.version,
+                hello.protocol,
+                env!("CARGO_PKG_VERSION"),
+                proto::PROTOCOL_VERSION
+            )));
+        }
+        if self.draining {
+            return Err(Refusal::Failed(
+                "the coordinator is ending and takes no more evaluators".to_owned(),
+            ));
+        }
+        for run in self.runs.values().filter(|run| run.failed.is_none()) {
+            run.accepts(&hello.model)?;
+        }
+        let id = EvaluatorId(self.next_id());
+        let link = Link {
+            hello,
+            sole,
+            runs: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
+            answered: 0,
+            last_report: now,
+        };
+        self.links.insert(id, link);
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        runs.into_iter().for_each(|run| self.prepare_on(run, id));
+        Ok(id)
+    }
+
+    /// An evaluator reports.
+    pub(super) fn report(&mut self, now: Instant, id: EvaluatorId, report: Report) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        }; // dropped; these were on their way
+        link.last_report = now;
+        match report {
+            Report::Ready(ready) => self.ready(id, *ready),
+            Report::Answer(answer) => self.answer(now, id, answer),
+            Report::Refused(refused) => self.refused(id, refused),
+            Report::Heartbeat { .. } => {}
+            Report::Leaving => self.remove(id, None, None),
+        }
+        self.dispatch(now);
+    }
+
+    /// An evaluator's link has ended.
+    pub(super) fn lost(&mut self, now: Instant, id: EvaluatorId) {
+        self.remove(id, None, Some("the evaluator was lost"));
+        self.dispatch(now);
+    }
+
+    /// An evaluator is no longer wanted: it does not keep up, or breaks the protocol.
+    pub(super) fn expel(&mut self, now: Instant, id: EvaluatorId, why: &str) {
+        self.drop_failed(id, why);
+        self.dispatch(now);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let silence = self.settings.silence;
+        let silent = |link: &Link| !link.sole && now.saturating_duration_since(link.last_report) >= silence;
+        let lost: Vec<EvaluatorId> = self
+            .links
+            .iter()
+            .filter(|(_, l)| silent(l))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.drop_failed(id, &format!("no report for {:.0} s", silence.as_secs_f64()));
+        }
+        self.time_out(now);
+        self.dispatch(now);
+    }
+
+    fn time_out(&mut self, now: Instant) {
+        let limit = self.settings.lease_timeout;
+        let mut late = Vec::new();
+        for held in self.leases.values_mut() {
+            if !held.timed_out && now.saturating_duration_since(held.since) >= limit {
+                held.timed_out = true;
+                late.push((held.job, held.part, held.evaluator));
+            }
+        }
+        for (job, part, by) in late {
+            if let Some(job) = self.jobs.get_mut(&job) {
+                job.queue.insert(part); // whoever holds it may still be the first to answer
+            }
+            self.failed(
+                job,
+                part,
+                by,
+                &format!("no answer for {:.0} s", limit.as_secs_f64()),
+            );
+        }
+    }
+
+    fn drop_failed(&mut self, id: EvaluatorId, why: &str) {
+        self.remove(id, Some(Refusal::Failed(why.to_owned())), Some(why));
+    }
+
+    /// Takes an evaluator out; what it held goes to others. `blame` counts against the lease it was working on.
+    fn remove(&mut self, id: EvaluatorId, told: Option<Refusal>, blame: Option<&str>) {
+        let Some(link) = self.links.remove(&id) else {
+            return;
+        };
+        let reason = told
+            .clone()
+            .unwrap_or_else(|| Refusal::Failed("the only evaluator has gone".to_owned()));
+        self.actions.push(Action::Close(id, told));
+        let mut working = true; // the oldest lease is the one it was at
+        for lease in link.in_flight {
+            let Some(held) = self.leases.remove(&lease) else {
+                continue;
+            };
+            self.release(lease, &held);
+            if let (true, Some(blame), false) = (working, blame, held.timed_out) {
+                self.failed(held.job, held.part, id, blame);
+            }
+            working = false;
+        }
+        if self.links.is_empty() {
+            self.runs.values_mut().for_each(Run::forget_unproven_model);
+        }
+        if link.sole {
+            self.forsaken = Some(reason.clone());
+            let runs: Vec<RunId> = self.runs.keys().copied().collect();
+            runs.into_iter().for_each(|run| self.fail_run(run, &reason));
+        }
+    }
+
+    /// A lease is over; its part waits again unless another holds it or it is done.
+    fn release(&mut self, lease: LeaseId, held: &Held) {
+        let Some(job) = self.jobs.get_mut(&held.job) else {
+            return;
+        };
+        let Some(part) = job.parts.get_mut(held.part) else {
+            return;
+        };
+        part.holders.remove(&lease);
+        if !part.done && part.holders.is_empty() {
+            job.queue.insert(held.part);
+        }
+    }
+
+    /// A part has failed on someone: others shall try, but not for ever.
+    fn failed(&mut self, job: JobId, index: usize, by: EvaluatorId, why: &str) {
+        let Some(entry) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let Some(part) = entry.parts.get_mut(index).filter(|part| !part.done) else {
+            return;
+        };
+        part.failures += 1;
+        part.failed_by = Some(by);
+        if part.failures >= self.settings.max_failures {
+            let text = format!(
+                "the same work failed {} times, the last time: {why}",
+                part.failures
+            );
+            let run = entry.run;
+            self.fail_run(run, &Refusal::Failed(text));
+        }
+    }
+
+    // Runs.
+
+    /// A run begins; on a resume `expected` is the model it was begun with.
+    pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Option<ModelIdentity>) {
+        let id = prepare.run;
+        let problem = match (&self.forsaken, self.runs.contains_key(&id)) {
+            (Some(reason), _) => Some(reason.clone()),
+            (None, true) => Some(Refusal::Failed(format!("{id} has begun already"))),
+            (None, false) => None,
+        };
+        if let Some(refusal) = problem {
+            self.actions.push(Action::Begun(id, Err(refusal)));
+            return;
+        }
+        self.runs.insert(id, Run::new(prepare, expected));
+        let links: Vec<EvaluatorId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.prepare_on(id, link));
+        self.dispatch(now);
+    }
+
+    /// Asks an evaluator to prepare a run; the first one asked fixes the model.
+    fn prepare_on(&mut self, id: RunId, evaluator: EvaluatorId) {
+        let (Some(run), Some(link)) = (self.runs.get_mut(&id), self.links.get_mut(&evaluator)) else {
+            return;
+        };
+        if run.failed.is_some() {
+            return;
+        }
+        if let Err(refusal) = run.accepts(&link.hello.model) {
+            return self.remove(evaluator, Some(refusal), None);
+        }
+        run.adopt(&link.hello.model);
+        link.runs.insert(id, Prepared::default());
+        self.actions.push(Action::Send(
+            evaluator,
+            Order::Prepare(Box::new(run.prepare.clone())),
+        ));
+    }
+
+    fn ready(&mut self, id: EvaluatorId, ready: Ready) {
+        let run_id = ready.run;
+        let (Some(run), Some(link)) = (self.runs.get_mut(&run_id), self.links.get_mut(&id)) else {
+            return;
+        };
+        let Some(prepared) = link.runs.get_mut(&run_id) else {
+            return;
+        };
+        let first = run.ready.is_none();
+        if let Err(refusal) = run.prepared(&link.hello, ready) {
+            let text = refusal.to_string();
+            return self.remove(id, Some(refusal), Some(&text));
+        }
+        prepared.ready = true;
+        if let (true, Some(begun)) = (first, run.begun()) {
+            self.actions.push(Action::Begun(run_id, Ok(begun)));
+        }
+        self.bring_up_to_date(run_id, id);
+    }
+
+    /// The whole context of a run, at its start or after the search has set it anew.
+    pub(super) fn start(&mut self, now: Instant, start: Start) -> Result<(), Refusal> {
+        let id = start.run;
+        self.run(id)?.start(start)?;
+        self.outdate(id);
+        let links: Vec<EvaluatorId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.bring_up_to_date(id, link));
+        self.dispatch(now);
+        Ok(())
+    }
+
+    /// One layer's new incumbent; evaluators learn of it before their next lease.
+    pub(super) fn set_context(&mut self, now: Instant, update: ContextUpdate) -> Result<(), Refusal> {
+        let id = update.run;
+        self.run(id)?.update(update)?;
+        self.outdate(id);
+        self.dispatch(now);
+        Ok(())
+    }
+
+    /// Jobs under an older context can never be finished.
+    fn outdate(&mut self, id: RunId) {
+        let Some(version) = self.runs.get(&id).map(Run::version) else {
+            return;
+        };
+        let old = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.run == id && job.version < version);
+        let old: Vec<JobId> = old.map(|(id, _)| *id).collect();
+        for job in old {
+            self.jobs.remove(&job);
+            let text = format!("the context went on to {version} before the answers had come");
+            self.actions.push(Action::Ended(job, Err(Refusal::Failed(text))));
+        }
+    }
+
+    /// A run is over.
+    pub(super) fn end(&mut self, id: RunId) {
+        self.fail_run(id, &Refusal::Failed(format!("{id} has ended")));
+        self.runs.remove(&id);
+        for (evaluator, link) in &mut self.links {
+            if link.runs.remove(&id).is_some() {
+                self.actions.push(Action::Send(*evaluator, Order::Forget(id)));
+            }
+        }
+    }
+
+    /// No more work will come.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        runs.into_iter()
+            .for_each(|run| self.fail_run(run, &Refusal::Failed("the fleet is drained".to_owned())));
+        self.actions
+            .extend(self.links.keys().map(|id| Action::Send(*id, Order::Drain)));
+    }
+
+    fn fail_run(&mut self, id: RunId, refusal: &Refusal) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if run.ready.is_none() && run.failed.is_none() {
+            self.actions.push(Action::Begun(id, Err(refusal.clone())));
+        }
+        run.failed.get_or_insert_with(|| refusal.clone());
+        let jobs = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.run == id)
+            .map(|(job, _)| *job);
+        for job in jobs.collect::<Vec<_>>() {
+            self.jobs.remove(&job);
+            self.actions.push(Action::Ended(job, Err(refusal.clone())));
+        }
+    }
+
+    fn run(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
+        let run = self
+            .runs
+            .get_mut(&id)
+            .ok_or_else(|| Refusal::Failed(format!("{id} has not begun")))?;
+        run.failed.clone().map_or(Ok(run), Err)
+    }
+
+    // Jobs.
+
+    /// New work of a run, under a context version that is here or announced.
+    pub(super) fn offer(
+        &mut self,
+        now: Instant,
+        id: RunId,
+        version: ContextVersion,
+        task: Task,
+    ) -> Result<JobId, Refusal> {
+        let prepared = |link: &&Link| link.runs.get(&id).is_some_and(|prepared| prepared.ready);
+        let evaluators = self.links.values().filter(prepared).count();
+        let run = self.run(id)?;
+        let bare = matches!(
+            task,
+            Task::Score {
+                prompt: Prompted::Manual,
+                ..
+            }
+        );
+        if !bare && run.context().is_none() {
+            return Err(Refusal::Failed(format!("{id} has no context yet")));
+        }
+        if version < run.version() {
+            let text = format!("work under context {version}, but {id} is at {}", run.version());
+            return Err(Refusal::Failed(text));
+        }
+        let job = Job::new(&run.prepare, version, task, evaluators)?;
+        let id = JobId(self.next_id());
+        self.jobs.insert(id, job);
+        self.finish_if_complete(id); // nothing was asked
+        self.dispatch(now);
+        Ok(id)
+    }
+
+    /// Nobody waits for a job any more.
+    pub(super) fn cancel(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+    }
+
+    fn answer(&mut self, now: Instant, id: EvaluatorId, answer: Answer) {
+        let Some(held) = self.leases.get(&answer.lease).filter(|held| held.evaluator == id) else {
+            return self.drop_failed(
+                id,
+                &format!("it answered {}, which it does not hold", answer.lease),
+            );
+        };
+        let took = now.saturating_duration_since(held.since);
+        let (job, part) = (held.job, held.part);
+        let taken = self
+            .jobs
+            .get_mut(&job)
+            .map_or(Ok(()), |job| job.take(part, id, took, answer.outcomes));
+        if let Err(problem) = taken {
+            return self.drop_failed(id, &problem);
+        }
+        self.give_back(id, answer.lease);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.answered += 1;
+        }
+        self.finish_if_complete(job);
+    }
+
+    fn refused(&mut self, id: EvaluatorId, refused: Refused) {
+        let held = refused.lease.and_then(|lease| self.give_back(id, lease));
+        if refused.lease.is_some() && held.is_none() {
+            return self.drop_failed(id, "it refused a lease that it does not hold");
+        }
+        match (refused.refusal, held) {
+            (refusal @ Refusal::Input(_), _) => self.fail_run(refused.run, &refusal),
+            (Refusal::Failed(why), Some(held)) => self.failed(held.job, held.part, id, &why),
+            (Refusal::Failed(why), None) => {
+                if !self.runs.contains_key(&refused.run) {
+                    return; // it has ended meanwhile
+                }
+                self.drop_failed(id, &why);
+                let limit = self.settings.max_failures;
+                if self
+                    .runs
+                    .get_mut(&refused.run)
+                    .is_some_and(|run| run.failed_once_more() >= limit)
+                {
+                    self.fail_run(refused.run, &Refusal::Failed(why));
+                }
+            }
+            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => {
+                let text = refusal.to_string();
+                self.remove(id, Some(refusal), Some(&text));
+            }
+        }
+    }
+
+    /// Takes a lease back from the evaluator that holds it.
+    fn give_back(&mut self, id: EvaluatorId, lease: LeaseId) -> Option<Held> {
+        if self.leases.get(&lease)?.evaluator != id {
+            return None;
+        }
+        let held = self.leases.remove(&lease)?;
+        self.release(lease, &held);
+        self.links.get_mut(&id)?.in_flight.remove(&lease);
+        Some(held)
+    }
+
+    fn finish_if_complete(&mut self, id: JobId) {
+        if self.jobs.get(&id).is_some_and(Job::complete)
+            && let Some(job) = self.jobs.remove(&id)
+        {
+            let evaluators = job.evaluators.len();
+            let collected = Collected {
+                outcomes: job.outcomes(),
+                evaluators,
+            };
+            self.actions.push(Action::Ended(id, Ok(collected)));
+        }
+    }
+
+    // Leases.
+
+    /// Hands out what waits: to the idle first, then one lease ahead; what is left to the idle are the slowest leases.
+    fn dispatch(&mut self, now: Instant) {
+        if self.draining {
+            return;
+        }
+        for depth in 0..self.settings.credit {
+            let links = self
+                .links
+                .iter()
+                .filter(|(_, link)| link.in_flight.len() == depth);
+            for id in links.map(|(id, _)| *id).collect::<Vec<_>>() {
+                if let Some((job, part)) = self.waiting_for(id) {
+                    self.lease(now, id, job, part);
+                }
+            }
+        }
+        let idle = self.links.iter().filter(|(_, link)| link.in_flight.is_empty());
+        for id in idle.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some((job, part)) = self.slow_for(now, id) {
+                self.lease(now, id, job, part);
+            }
+        }
+    }
+
+    /// Jobs that an evaluator may work on now, oldest first.
+    fn jobs_for(&self, id: EvaluatorId) -> impl Iterator<Item = (JobId, &Job)> {
+        let link = self.links.get(&id);
+        let may = move |job: &Job| {
+            let ready = link
+                .and_then(|link| link.runs.get(&job.run))
+                .is_some_and(|prepared| prepared.ready);
+            ready
+                && self
+                    .runs
+                    .get(&job.run)
+                    .is_some_and(|run| run.version() == job.version)
+        };
+        self.jobs
+            .iter()
+            .filter(move |(_, job)| may(job))
+            .map(|(id, job)| (*id, job))
+    }
+
+    /// The first part in the queue that this evaluator does not hold already.
+    fn waiting_for(&self, id: EvaluatorId) -> Option<(JobId, usize)> {
+        let others = |run: RunId| {
+            let ready = |link: &Link| link.runs.get(&run).is_some_and(|prepared| prepared.ready);
+            self.links.iter().any(|(other, link)| *other != id && ready(link))
+        };
+        self.jobs_for(id).find_map(|(job_id, job)| {
+            let fits = |index: &&usize| {
+                let Some(part) = job.parts.get(**index) else {
+                    return false;
+                };
+                let failed_here = part.failed_by == Some(id) && others(job.run);
+                !failed_here && !self.holds(id, &part.holders)
+            };
+            job.queue.iter().find(fits).map(|index| (job_id, *index))
+        })
+    }
+
+    /// The oldest lease of another evaluator that has taken twice as long as any that was answered.
+    fn slow_for(&self, now: Instant, id: EvaluatorId) -> Option<(JobId, usize)> {
+        self.jobs_for(id)
+            .filter(|(_, job)| job.queue.is_empty())
+            .find_map(|(job_id, job)| {
+                let patience = job.slowest? * 2 + self.settings.patience;
+                let since = |part: &super::job::Part| {
+                    let [lease] = part.holders.iter().collect::<Vec<_>>()[..] else {
+                        return None;
+                    };
+                    let held = self.leases.get(lease)?;
+                    (held.evaluator != id && now.saturating_duration_since(held.since) >= patience)
+                        .then_some(held.since)
+                };
+                let open = job.parts.iter().enumerate().filter(|(_, part)| !part.done);
+                let slow = open.filter_map(|(index, part)| since(part).map(|since| (since, index)));
+                slow.min().map(|(_, index)| (job_id, index))
+            })
+    }
+
+    fn holds(&self, id: EvaluatorId, holders: &BTreeSet<LeaseId>) -> bool {
+        holders
+            .iter()
+            .filter_map(|lease| self.leases.get(lease))
+            .any(|held| held.evaluator == id)
+    }
+
+    fn lease(&mut self, now: Instant, evaluator: EvaluatorId, job_id: JobId, index: usize) {
+        let lease = LeaseId(self.next_id());
+        let Some(job) = self.jobs.get_mut(&job_id) else {
+            return;
+        };
+        let run = job.run;
+        job.queue.remove(&index);
+        let Some(part) = job.parts.get_mut(index) else {
+            return;
+        };
+        part.holders.insert(lease);
+        let Some(part) = job.parts.get(index) else { return };
+        let order = Lease {
+            id: lease,
+            run,
+            version: job.version,
+            work: job.work(part),
+        };
+        self.bring_up_to_date(run, evaluator);
+        let held = Held {
+            evaluator,
+            job: job_id,
+            part: index,
+            since: now,
+            timed_out: false,
+        };
+        self.leases.insert(lease, held);
+        if let Some(link) = self.links.get_mut(&evaluator) {
+            link.in_flight.insert(lease);
+        }
+        self.actions.push(Action::Send(evaluator, Order::Lease(order)));
+    }
+
+    /// Sends what an evaluator's context lacks: the last update alone where that is enough, else all of it.
+    fn bring_up_to_date(&mut self, id: RunId, evaluator: EvaluatorId) {
+        let (Some(run), Some(link)) = (self.runs.get(&id), self.links.get_mut(&evaluator)) else {
+            return;
+        };
+        let Some(prepared) = link.runs.get_mut(&id).filter(|prepared| prepared.ready) else {
+            return;
+        };
+        if let Some(order) = run.lacking(prepared.context) {
+            prepared.context = run.context();
+            self.actions.push(Action::Send(evaluator, order));
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+#[cfg(test)]
+mod tests;

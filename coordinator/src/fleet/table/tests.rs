@@ -1,0 +1,776 @@
+//! The table under virtual time: one fault at a time, then many at random.
+
+use std::time::Duration;
+
+use shared::ids::Layer;
+use shared::messages::{ExampleSet, Work};
+use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
+use shared::task::{Example, Loss};
+
+use super::*;
+
+const RUN: RunId = RunId(1);
+const EXAMPLES: usize = 4;
+const DIM: usize = 2;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn settings() -> Settings {
+    Settings {
+        lease_timeout: seconds(60),
+        ..Settings::default()
+    }
+}
+
+fn model(weights: &str) -> ModelIdentity {
+    let text = weights.to_owned();
+    ModelIdentity {
+        name: "tiny".to_owned(),
+        weights_sha256: text,
+        layers: 2,
+        hidden: 3,
+        ..Default::default()
+    }
+}
+
+fn hello(weights: &str) -> Hello {
+    Hello {
+        protocol: proto::PROTOCOL_VERSION,
+        name: "worker".to_owned(),
+        version: "1".to_owned(),
+        model: model(weights),
+        device: "cpu".to_owned(),
+        dtype: "f32".to_owned(),
+        max_batch_tokens: 1,
+    }
+}
+
+fn prepare() -> Prepare {
+    let example = |i: usize| Example {
+        text: format!("text {i}"),
+        text_pair: None,
+        label: 0,
+    };
+    Prepare {
+        run: RUN,
+        read_out: ReadOut::MaskedLm,
+        temperature: 1.0,
+        template: "{text} {mask}".to_owned(),
+        words: vec!["a".to_owned(), "b".to_owned()],
+        injection: Injection::Add,
+        tokens: 1,
+        init: Init::None,
+        loss: Loss::Ce,
+        projection: ProjectionKind::Normal,
+        dim: DIM as u32,
+        seed: 1,
+        train: (0..EXAMPLES).map(example).collect(),
+        dev: (0..3).map(example).collect(),
+    }
+}
+
+fn found() -> Ready {
+    Ready {
+        run: RUN,
+        layer_stds: vec![0.5, 0.25],
+        initial: Vec::new(),
+        initial_ids: Vec::new(),
+        label_ids: vec![1, 2],
+        train_tokens: 9,
+        flops: vec![1.0, 1.0],
+        memory_bytes: 1,
+    }
+}
+
+fn first_start() -> Start {
+    Start {
+        run: RUN,
+        projection_stds: vec![1.0; 2],
+        version: ContextVersion(0),
+        context: vec![vec![0.0; DIM]; 2],
+    }
+}
+
+fn update(version: u64) -> ContextUpdate {
+    ContextUpdate {
+        run: RUN,
+        version: ContextVersion(version),
+        layer: Layer(0),
+        z: vec![version as f32; DIM],
+    }
+}
+
+fn generation(candidates: usize) -> Task {
+    Task::Evaluate {
+        layer: Layer(0),
+        candidates: (0..candidates).map(|c| vec![c as f32; DIM]).collect(),
+    }
+}
+
+/// What an honest evaluator answers: a loss that tells candidate, example and context apart.
+fn outcomes(lease: &Lease) -> Vec<Outcome> {
+    let version = lease.version.0 as f32 / 8.0;
+    match &lease.work {
+        Work::Evaluate {
+            candidates, examples, ..
+        } => candidates
+            .iter()
+            .map(|z| Outcome {
+                losses: examples
+                    .clone()
+                    .map(|e| z[0] * 100.0 + e as f32 + version)
+                    .collect(),
+                predicted: examples.clone().map(|e| e % 2).collect(),
+                logits: Vec::new(),
+            })
+            .collect(),
+        Work::Score { examples, .. } => {
+            let n = examples.len();
+            vec![Outcome {
+                losses: vec![version; n],
+                predicted: vec![1; n],
+                logits: vec![0.5; 2 * n],
+            }]
+        }
+    }
+}
+
+/// A table, its clock, and what its evaluators have been told.
+struct World {
+    table: Table,
+    now: Instant,
+    leases: Vec<(EvaluatorId, Lease)>,
+    orders: Vec<(EvaluatorId, Order)>,
+    closed: Vec<(EvaluatorId, Option<Refusal>)>,
+    begun: Vec<Result<Begun, Refusal>>,
+    ended: Vec<(JobId, Result<Collected, Refusal>)>,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        Self {
+            table: Table::new(settings),
+            now: Instant::now(),
+            leases: Vec::new(),
+            orders: Vec::new(),
+            closed: Vec::new(),
+            begun: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// A run begun, with so many evaluators ready and the context at version 0.
+    fn with(evaluators: usize) -> (Self, Vec<EvaluatorId>) {
+        let mut world = Self::new(settings());
+        world.table.begin(world.now, prepare(), None);
+        let ids = (0..evaluators).map(|_| world.join("m").unwrap()).collect();
+        if evaluators > 0 {
+            world.table.start(world.now, first_start()).unwrap();
+        }
+        world.settle();
+        (world, ids)
+    }
+
+    fn join(&mut self, weights: &str) -> Result<EvaluatorId, Refusal> {
+        let id = self.table.join(self.now, hello(weights), false)?;
+        self.report(id, Report::Ready(Box::new(found())));
+        Ok(id)
+    }
+
+    fn report(&mut self, id: EvaluatorId, report: Report) {
+        self.table.report(self.now, id, report);
+        self.settle();
+    }
+
+    fn offer(&mut self, version: u64, task: Task) -> JobId {
+        let job = self
+            .table
+            .offer(self.now, RUN, ContextVersion(version), task)
+            .unwrap();
+        self.settle();
+        job
+    }
+
+    /// Lets time pass; `alive` evaluators say so.
+    fn pass(&mut self, time: Duration, alive: &[EvaluatorId]) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += seconds(1).min(end - self.now);
+            for id in alive {
+                self.table
+                    .report(self.now, *id, Report::Heartbeat { progress: 0 });
+            }
+            self.table.tick(self.now);
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        for action in self.table.take_actions() {
+            match action {
+                Action::Send(id, Order::Lease(lease)) => {
+                    self.leases.push((id, lease.clone()));
+                    self.orders.push((id, Order::Lease(lease)));
+                }
+                Action::Send(id, order) => self.orders.push((id, order)),
+                Action::Close(id, reason) => self.closed.push((id, reason)),
+                Action::Begun(_, begun) => self.begun.push(begun),
+                Action::Ended(job, ended) => self.ended.push((job, ended)),
+            }
+        }
+        for link in self.table.links.values() {
+            assert!(
+                link.in_flight.len() <= self.table.settings.credit,
+                "credit exceeded"
+            );
+        }
+    }
+
+    /// The oldest unanswered lease of an evaluator, taken off the list.
+    fn lease_of(&mut self, id: EvaluatorId) -> Option<Lease> {
+        let index = self.leases.iter().position(|(evaluator, _)| *evaluator == id)?;
+        Some(self.leases.remove(index).1)
+    }
+
+    fn answer(&mut self, id: EvaluatorId, lease: &Lease) {
+        self.report(
+            id,
+            Report::Answer(Answer {
+                lease: lease.id,
+                outcomes: outcomes(lease),
+            }),
+        );
+    }
+
+    fn refuse(&mut self, id: EvaluatorId, lease: Option<LeaseId>, refusal: Refusal) {
+        self.report(
+            id,
+            Report::Refused(Refused {
+                run: RUN,
+                lease,
+                refusal,
+            }),
+        );
+    }
+
+    /// Everybody who still holds a lease answers.
+    fn answer_all(&mut self) {
+        while !self.leases.is_empty() {
+            let (id, lease) = self.leases.remove(0);
+            self.answer(id, &lease);
+        }
+    }
+
+    fn kinds(&self, id: EvaluatorId) -> String {
+        let kind = |order: &Order| match order {
+            Order::Prepare(_) => 'P',
+            Order::Start(_) => 'S',
+            Order::SetContext(_) => 'c',
+            Order::Lease(_) => 'L',
+            Order::Forget(_) => 'F',
+            Order::Drain => 'D',
+        };
+        self.orders
+            .iter()
+            .filter(|(to, _)| *to == id)
+            .map(|(_, order)| kind(order))
+            .collect()
+    }
+}
+
+/// What a generation of `candidates` under `version` must give, whoever works.
+fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
+    let Task::Evaluate { layer, candidates } = generation(candidates) else {
+        unreachable!()
+    };
+    outcomes(&Lease {
+        id: LeaseId(0),
+        run: RUN,
+        version: ContextVersion(version),
+        work: Work::Evaluate {
+            layer,
+            candidates,
+            examples: 0..EXAMPLES as u32,
+        },
+    })
+}
+
+fn failed(text: &str) -> Refusal {
+    Refusal::Failed(text.to_owned())
+}
+
+#[test]
+fn a_generation_comes_back_whole_and_in_order() {
+    let (mut world, ids) = World::with(3);
+    assert_eq!(
+        world.begun,
+        [Ok(Begun {
+            ready: found(),
+            model: model("m")
+        })]
+    );
+    let job = world.offer(0, generation(6));
+    let held: Vec<EvaluatorId> = world.leases.iter().map(|(id, _)| *id).collect();
+    assert_eq!(held, ids);
+    world.leases.reverse();
+    world.answer_all();
+    assert_eq!(
+        world.ended,
+        [(
+            job,
+            Ok(Collected {
+                outcomes: expected(6, 0),
+                evaluators: 3
+            })
+        )]
+    );
+}
+
+#[test]
+fn work_of_a_lost_evaluator_goes_to_another() {
+    let (mut world, ids) = World::with(2);
+    world.offer(0, generation(4));
+    world.table.lost(world.now, ids[0]);
+    world.settle();
+    world.leases.retain(|(id, _)| *id != ids[0]);
+    assert_eq!(world.leases.len(), 2);
+    world.answer_all();
+    assert_eq!(
+        world.ended[0].1,
+        Ok(Collected {
+            outcomes: expected(4, 0),
+            evaluators: 1
+        })
+    );
+}
+
+#[test]
+fn silence_is_loss() {
+    let (mut world, ids) = World::with(2);
+    world.pass(seconds(16), &ids[1..]);
+    assert_eq!(world.closed, [(ids[0], Some(failed("no report for 15 s")))]);
+}
+
+#[test]
+fn a_late_answer_counts_when_it_is_the_first() {
+    let (mut world, ids) = World::with(2);
+    world.offer(0, generation(4));
+    let slow = world.lease_of(ids[0]).unwrap();
+    world.pass(seconds(61), &ids); // both leases time out: each goes to the other evaluator
+    assert_eq!(world.leases.iter().filter(|(id, _)| *id == ids[1]).count(), 2);
+    world.answer(ids[0], &slow);
+    assert!(world.ended.is_empty());
+    world.answer_all();
+    assert_eq!(world.ended.len(), 1);
+    assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(4, 0));
+    assert!(
+        world.closed.is_empty(),
+        "answers that came second are no offence: {:?}",
+        world.closed
+    );
+}
+
+#[test]
+fn the_idle_duplicate_the_slowest_lease() {
+    let (mut world, ids) = World::with(2);
+    world.offer(0, generation(4));
+    world.pass(seconds(1), &ids);
+    let quick = world.lease_of(ids[0]).unwrap();
+    world.answer(ids[0], &quick);
+    world.pass(seconds(1), &ids);
+    assert_eq!(
+        world.lease_of(ids[0]),
+        None,
+        "not before twice the slowest answer"
+    );
+    world.pass(seconds(2), &ids);
+    let duplicate = world.lease_of(ids[0]).unwrap();
+    let original = world.lease_of(ids[1]).unwrap();
+    assert_eq!(duplicate.work, original.work);
+    world.answer(ids[0], &duplicate);
+    assert_eq!(
+        world.ended[0].1,
+        Ok(Collected {
+            outcomes: expected(4, 0),
+            evaluators: 1
+        })
+    );
+    world.answer(ids[1], &original);
+    assert!(world.closed.is_empty() && world.ended.len() == 1);
+    assert!(world.table.leases.is_empty());
+}
+
+#[test]
+fn credit_bounds_what_one_evaluator_holds() {
+    let (mut world, ids) = World::with(1);
+    for _ in 0..5 {
+        world.offer(0, generation(20)); // two leases each
+    }
+    assert_eq!(world.leases.len(), 2);
+    let lease = world.lease_of(ids[0]).unwrap();
+    world.answer(ids[0], &lease);
+    assert_eq!(world.leases.len(), 2);
+    world.answer_all();
+    assert_eq!(world.ended.len(), 5);
+}
+
+#[test]
+fn a_failed_lease_is_tried_elsewhere_and_not_for_ever() {
+    let (mut world, ids) = World::with(2);
+    world.offer(
+        0,
+        Task::Score {
+            prompt: Prompted::Manual,
+            examples: ExampleSet::Dev(0..1),
+        },
+    );
+    let mut tried = Vec::new();
+    while let Some((id, lease)) = world.leases.pop() {
+        tried.push(id);
+        world.refuse(id, Some(lease.id), failed("out of memory"));
+    }
+    assert_eq!(tried, [ids[0], ids[1], ids[0], ids[1], ids[0]]);
+    assert!(world.ended[0].1.is_err());
+}
+
+#[test]
+fn five_failures_of_the_same_work_end_the_run() {
+    let (mut world, _) = World::with(1);
+    world.offer(0, generation(1));
+    for _ in 0..5 {
+        let (id, lease) = world.leases.pop().unwrap();
+        world.refuse(id, Some(lease.id), failed("out of memory"));
+    }
+    let reason = failed("the same work failed 5 times, the last time: out of memory");
+    assert_eq!(world.ended[0].1, Err(reason.clone()));
+    assert_eq!(
+        world
+            .table
+            .offer(world.now, RUN, ContextVersion(0), generation(1)),
+        Err(reason)
+    );
+}
+
+#[test]
+fn another_model_is_refused_naming_both() {
+    let (mut world, _) = World::with(1);
+    let Err(Refusal::Model(text)) = world.join("other") else {
+        panic!("joined with another model")
+    };
+    assert!(
+        text.contains("weights m,") && text.contains("weights other,"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_resumed_run_takes_only_its_own_model() {
+    let mut world = World::new(settings());
+    let early = world.join("other").unwrap(); // idle: no run yet
+    world.table.begin(world.now, prepare(), Some(model("m")));
+    world.settle();
+    assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == early));
+    assert!(world.begun.is_empty(), "another evaluator may come");
+    world.join("m").unwrap();
+    assert!(world.begun[0].is_ok());
+}
+
+#[test]
+fn without_its_sole_evaluator_a_run_fails() {
+    let mut world = World::new(settings());
+    world.table.join(world.now, hello("other"), true).unwrap();
+    world.table.begin(world.now, prepare(), Some(model("m")));
+    world.settle();
+    assert!(matches!(&world.begun[..], [Err(Refusal::Model(_))]));
+}
+
+#[test]
+fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
+    let mut world = World::new(settings());
+    let id = world.table.join(world.now, hello("m"), true).unwrap();
+    world.table.begin(world.now, prepare(), None);
+    world.report(id, Report::Ready(Box::new(found())));
+    world.table.start(world.now, first_start()).unwrap();
+    world.offer(0, generation(2));
+    world.pass(seconds(30), &[]); // silence of a worker in this process says nothing
+    assert!(world.closed.is_empty());
+    world.table.lost(world.now, id);
+    world.settle();
+    assert_eq!(world.ended[0].1, Err(failed("the only evaluator has gone")));
+}
+
+#[test]
+fn another_protocol_is_refused() {
+    let mut world = World::new(settings());
+    let old = Hello {
+        protocol: 0,
+        ..hello("m")
+    };
+    assert!(matches!(
+        world.table.join(world.now, old, false),
+        Err(Refusal::Protocol(_))
+    ));
+}
+
+#[test]
+fn a_late_joiner_gets_the_run_the_context_and_then_leases() {
+    let (mut world, ids) = World::with(1);
+    world.table.set_context(world.now, update(1)).unwrap();
+    let late = world.join("m").unwrap();
+    world.offer(1, generation(4));
+    assert_eq!(world.kinds(late), "PSL");
+    assert_eq!(world.kinds(ids[0]), "PScL");
+    let starts = world
+        .orders
+        .iter()
+        .filter(|(id, order)| *id == late && matches!(order, Order::Start(_)));
+    let Some((_, Order::Start(start))) = starts.last() else {
+        panic!("no start")
+    };
+    assert_eq!(
+        (start.version, &start.context[0]),
+        (ContextVersion(1), &vec![1.0; DIM])
+    );
+}
+
+#[test]
+fn who_missed_updates_gets_the_whole_context() {
+    let (mut world, ids) = World::with(1);
+    (1..=3).for_each(|version| world.table.set_context(world.now, update(version)).unwrap());
+    world.offer(3, generation(1));
+    assert_eq!(world.kinds(ids[0]), "PSSL");
+}
+
+#[test]
+fn work_for_the_next_context_waits_for_it() {
+    let (mut world, _) = World::with(1);
+    world.offer(1, generation(1));
+    assert!(world.leases.is_empty());
+    world.table.set_context(world.now, update(1)).unwrap();
+    world.settle();
+    world.answer_all();
+    assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(1, 1));
+}
+
+#[test]
+fn evaluators_that_find_other_statistics_are_refused() {
+    let (mut world, _) = World::with(1);
+    let odd = world.table.join(world.now, hello("m"), false).unwrap();
+    let other = Ready {
+        layer_stds: vec![0.5, 0.250_000_1],
+        ..found()
+    };
+    world.report(odd, Report::Ready(Box::new(other.clone())));
+    assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == odd));
+    let gpu = Hello {
+        device: "cuda:0".to_owned(),
+        ..hello("m")
+    };
+    let gpu = world.table.join(world.now, gpu, false).unwrap();
+    world.report(gpu, Report::Ready(Box::new(other)));
+    assert_eq!(
+        world.closed.len(),
+        1,
+        "another kind of device may round otherwise"
+    );
+}
+
+#[test]
+fn an_answer_of_the_wrong_shape_costs_the_evaluator() {
+    let (mut world, ids) = World::with(2);
+    world.offer(0, generation(2));
+    let lease = world.lease_of(ids[0]).unwrap();
+    world.report(
+        ids[0],
+        Report::Answer(Answer {
+            lease: lease.id,
+            outcomes: Vec::new(),
+        }),
+    );
+    assert_eq!(
+        world.closed,
+        [(ids[0], Some(failed("an answer with 0 outcomes, 1 expected")))]
+    );
+    world.answer_all();
+    assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(2, 0));
+}
+
+#[test]
+fn an_answer_to_anothers_lease_costs_the_evaluator() {
+    let (mut world, ids) = World::with(2);
+    world.offer(0, generation(2));
+    let stolen = world.lease_of(ids[1]).unwrap();
+    world.answer(ids[0], &stolen);
+    assert_eq!(world.closed.len(), 1);
+    assert_eq!(world.closed[0].0, ids[0]);
+}
+
+#[test]
+fn wrong_input_ends_the_run() {
+    let mut world = World::new(settings());
+    world.table.begin(world.now, prepare(), None);
+    let id = world.table.join(world.now, hello("m"), false).unwrap();
+    let refusal = Refusal::Input("\"great\" is not one token".to_owned());
+    world.refuse(id, None, refusal.clone());
+    assert_eq!(world.begun, [Err(refusal)]);
+    assert!(world.closed.is_empty());
+}
+
+#[test]
+fn drained_evaluators_leave_and_nobody_joins() {
+    let (mut world, ids) = World::with(2);
+    world.table.drain();
+    world.settle();
+    assert!(world.join("m").is_err());
+    for id in &ids {
+        assert!(world.kinds(*id).ends_with('D'));
+        world.report(*id, Report::Leaving);
+    }
+    assert!(world.table.deserted());
+    assert_eq!(world.closed, [(ids[0], None), (ids[1], None)]);
+}
+
+#[test]
+fn an_ended_run_is_forgotten() {
+    let (mut world, ids) = World::with(1);
+    world.table.end(RUN);
+    world.settle();
+    assert_eq!(world.kinds(ids[0]), "PSF");
+    assert!(
+        world
+            .table
+            .offer(world.now, RUN, ContextVersion(0), generation(1))
+            .is_err()
+    );
+    assert!(world.join("other").is_ok());
+}
+
+#[test]
+fn scores_are_cut_over_evaluators_and_put_together() {
+    let (mut world, _) = World::with(2);
+    let examples = ExampleSet::Inline((0..200).map(|_| prepare().train[0].clone()).collect());
+    world.offer(
+        0,
+        Task::Score {
+            prompt: Prompted::Manual,
+            examples,
+        },
+    );
+    world.answer_all();
+    let collected = world.ended[0].1.as_ref().unwrap();
+    assert_eq!(collected.outcomes[0].losses.len(), 200);
+    assert_eq!(collected.outcomes[0].logits.len(), 400);
+    world.offer(
+        0,
+        Task::Score {
+            prompt: Prompted::Context,
+            examples: ExampleSet::Dev(1..3),
+        },
+    );
+    let ranges: Vec<&Work> = world.leases.iter().map(|(_, lease)| &lease.work).collect();
+    let dev = |range| Work::Score {
+        prompt: Prompted::Context,
+        examples: ExampleSet::Dev(range),
+    };
+    assert_eq!(ranges, [&dev(1..2), &dev(2..3)]);
+}
+
+#[test]
+fn nothing_asked_is_answered_at_once() {
+    let (mut world, _) = World::with(0);
+    world.join("m").unwrap();
+    world.offer(
+        0,
+        Task::Score {
+            prompt: Prompted::Manual,
+            examples: ExampleSet::Inline(Vec::new()),
+        },
+    );
+    assert!(world.ended[0].1.is_ok());
+    let beyond = Task::Score {
+        prompt: Prompted::Manual,
+        examples: ExampleSet::Dev(0..99),
+    };
+    assert!(
+        world
+            .table
+            .offer(world.now, RUN, ContextVersion(0), beyond)
+            .is_err()
+    );
+}
+
+/// A small generator: the schedule must be the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % sides as u64) as usize
+    }
+}
+
+/// One step of a bad day.
+fn mishap(world: &mut World, dice: &mut Dice) {
+    let ids: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
+    match dice.roll(12) {
+        0 if ids.len() < 6 => drop(world.join("m").unwrap()),
+        1 if ids.len() > 1 => {
+            let id = ids[dice.roll(ids.len())];
+            world.table.lost(world.now, id);
+            world.settle();
+        }
+        2 if ids.len() > 1 => world.report(ids[dice.roll(ids.len())], Report::Leaving),
+        3 if !world.leases.is_empty() => {
+            let (id, lease) = world.leases.remove(dice.roll(world.leases.len()));
+            world.refuse(id, Some(lease.id), failed("engine"));
+        }
+        4 => world.pass(seconds(dice.roll(70) as u64), &ids),
+        _ if !world.leases.is_empty() => {
+            let (id, lease) = world.leases.remove(dice.roll(world.leases.len()));
+            world.answer(id, &lease);
+        }
+        _ => world.pass(seconds(1), &ids),
+    }
+    let alive: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
+    world.leases.retain(|(id, _)| alive.contains(id));
+}
+
+#[test]
+fn every_generation_completes_with_the_same_results_whatever_happens() {
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let (mut world, _) = World::with(1 + dice.roll(3));
+        world.table.settings.max_failures = u32::MAX; // this day is worse than any that a run should survive
+        for version in 0..8 {
+            let candidates = 1 + dice.roll(20);
+            let job = world.offer(version, generation(candidates));
+            let mut steps = 0;
+            while world.ended.is_empty() {
+                mishap(&mut world, &mut dice);
+                steps += 1;
+                assert!(steps < 10_000, "seed {seed}: generation {version} hangs");
+            }
+            let (ended, collected) = world.ended.remove(0);
+            assert_eq!(ended, job);
+            assert_eq!(
+                collected.unwrap().outcomes,
+                expected(candidates, version),
+                "seed {seed}"
+            );
+            assert!(world.ended.is_empty());
+            world.table.set_context(world.now, update(version + 1)).unwrap();
+            world.settle();
+        }
+        let held: usize = world.table.links.values().map(|link| link.in_flight.len()).sum();
+        assert_eq!(
+            held,
+            world.table.leases.len(),
+            "seed {seed}: leases and links disagree"
+        );
+    }
+}

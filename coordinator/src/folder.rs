@@ -1,0 +1,115 @@
+//! The run folder: one run's files, locked while a coordinator writes them.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use shared::frame::{self, FrameError};
+use shared::spec::RunSpec;
+use tracing::warn;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+
+/// A run's folder, held by this process.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File, // the operating system lets go of it when the process ends, however it ends
+}
+
+impl RunFolder {
+    /// Makes or opens the folder of `spec` and locks it; gives the checkpoint to go on from, if there is one.
+    ///
+    /// A checkpoint that cannot be read is passed over for the one before it, and a warning says so.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the folder belongs to another run, is in use, or holds a run that `resume` does not
+    /// ask for.
+    pub fn open(spec: &RunSpec, hash: &str, resume: bool) -> Result<(Self, Option<Checkpoint>), Error> {
+        let path = spec.run.folder.clone();
+        fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
+        let folder = Self { _lock: lock(&path)?, path };
+        let checkpoint = folder.checkpoint()?;
+        if let Some(checkpoint) = &checkpoint {
+            let here = folder.path.display();
+            if checkpoint.spec_hash != hash {
+                return Err(Error::Input(format!(
+                    "{here}: holds the checkpoint of another run (its run.toml says which); choose another \
+                     run.folder, or remove this one"
+                )));
+            }
+            if !resume {
+                return Err(Error::Input(format!(
+                    "{here}: holds this run already, {} calls in; continue it with --resume, or choose another \
+                     run.folder",
+                    checkpoint.search.calls()
+                )));
+            }
+        }
+        let text = toml::to_string(spec).map_err(Error::failed)?;
+        frame::write_bytes_atomic(&folder.run_file(), text.as_bytes()).map_err(Error::failed)?;
+        Ok((folder, checkpoint))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved run specification.
+    pub fn run_file(&self) -> PathBuf {
+        self.path.join("run.toml")
+    }
+
+    /// The trace.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// The tuned prompt.
+    pub fn artefact(&self) -> PathBuf {
+        self.path.join("prompt.safetensors")
+    }
+
+    fn checkpoint_file(&self) -> PathBuf {
+        self.path.join("checkpoint.bin")
+    }
+
+    /// Writes a checkpoint; the one before it stays beside it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        frame::write_atomic(&self.checkpoint_file(), checkpoint).map_err(Error::failed)
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+        match frame::read_or_previous(&self.checkpoint_file()) {
+            Ok((checkpoint, None)) => Ok(Some(checkpoint)),
+            Ok((checkpoint, Some(FrameError::Missing { .. }))) => Ok(Some(checkpoint)), // killed between two renames
+            Ok((checkpoint, Some(reason))) => {
+                warn!("{reason}; going on from the checkpoint before it");
+                Ok(Some(checkpoint))
+            }
+            Err(FrameError::Missing { .. }) => Ok(None),
+            Err(error) => Err(Error::Input(format!(
+                "{error}, and the checkpoint before it cannot be read either; remove {} to begin anew",
+                self.path.display()
+            ))),
+        }
+    }
+}
+
+/// Takes the folder for this process alone.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("lock");
+    let file = File::create(&path).map_err(Error::file(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Input(format!(
+            "{}: another coordinator is at work in this run folder; wait for it, or choose another run.folder",
+            folder.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Error::File { path, source: error }),
+    }
+}

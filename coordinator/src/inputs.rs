@@ -1,0 +1,107 @@
+//! What a run reads from disk before it begins: its examples, split into train, dev and test.
+
+use std::path::Path;
+
+use shared::messages::Prepare;
+use shared::spec::RunSpec;
+use shared::task::dataset::{self, Example};
+use shared::task::split;
+
+use crate::error::Error;
+use shared::ids::RunId;
+
+/// A run's specification and its data.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The specification.
+    pub spec: RunSpec,
+    /// Identifies everything that the result depends on.
+    pub hash: String,
+    /// SHA-256 of the training pool.
+    pub train_sha256: String,
+    /// The k-shot training examples.
+    pub train: Vec<Example>,
+    /// Their rows in the pool, from 0.
+    pub train_rows: Vec<usize>,
+    /// The k-shot dev examples.
+    pub dev: Vec<Example>,
+    /// Their rows in the pool, from 0.
+    pub dev_rows: Vec<usize>,
+    /// The test set, when there is one.
+    pub test: Option<Vec<Example>>,
+}
+
+impl Inputs {
+    /// Reads and splits the data that `spec` names.
+    ///
+    /// # Errors
+    /// [`Error::Input`], naming file and line.
+    pub fn load(spec: RunSpec) -> Result<Self, Error> {
+        let classes = spec.task.words.len();
+        let pool = dataset::read(&spec.task.train, classes).map_err(Error::input)?;
+        let train_sha256 = dataset::data_sha256(&spec.task.train).map_err(Error::input)?;
+        let test = spec.task.test.as_deref().map(|path| read_test(path, classes)).transpose()?;
+        let split = split::split(&pool, classes, spec.task.shots, spec.search.seed)
+            .map_err(|error| Error::Input(format!("{}: {error}", spec.task.train.display())))?;
+        let pick = |rows: &[usize]| rows.iter().map(|&row| pool[row].clone()).collect();
+        Ok(Self {
+            hash: spec.hash(&train_sha256),
+            train: pick(&split.train),
+            dev: pick(&split.dev),
+            train_rows: split.train,
+            dev_rows: split.dev,
+            train_sha256,
+            test,
+            spec,
+        })
+    }
+
+    /// A run's specification without examples: for its manual prompt.
+    pub fn without_data(spec: RunSpec) -> Self {
+        Self {
+            spec,
+            hash: String::new(),
+            train_sha256: String::new(),
+            train: Vec::new(),
+            train_rows: Vec::new(),
+            dev: Vec::new(),
+            dev_rows: Vec::new(),
+            test: None,
+        }
+    }
+
+    /// What an evaluator must know of the run.
+    pub fn prepare(&self, run: RunId) -> Prepare {
+        let spec = &self.spec;
+        Prepare {
+            run,
+            read_out: spec.model.read_out,
+            temperature: spec.model.temperature,
+            template: spec.task.template.source().to_owned(),
+            words: spec.task.words.clone(),
+            injection: spec.prompt.injection,
+            tokens: spec.prompt.tokens as u32,
+            init: spec.prompt.init,
+            loss: spec.task.loss,
+            projection: spec.search.projection,
+            dim: spec.search.dim as u32,
+            seed: spec.search.seed,
+            train: self.train.clone(),
+            dev: self.dev.clone(),
+        }
+    }
+
+    /// Labels of the training examples, in order.
+    pub fn train_labels(&self) -> Vec<u32> {
+        labels(&self.train)
+    }
+}
+
+/// Labels in example order.
+pub fn labels(examples: &[Example]) -> Vec<u32> {
+    examples.iter().map(|example| example.label).collect()
+}
+
+fn read_test(path: &Path, classes: usize) -> Result<Vec<Example>, Error> {
+    dataset::read(path, classes).map_err(Error::input)
+}

@@ -1,0 +1,236 @@
+//! The search: one CMA-ES state a layer, the context they share, and the deep prompt that is kept.
+//!
+//! Pure: `propose` a population, `accept` its losses, `select` by dev score. Who evaluates, and when, is `run`'s
+//! business. A [`Search`] serialises exactly, so a resumed run goes on with the same bits.
+
+mod context;
+mod select;
+
+pub use context::Context;
+pub use select::{DevScore, Selected, Selection};
+
+use serde::{Deserialize, Serialize};
+use shared::ids::{ContextVersion, Layer, RunId};
+use shared::messages::ContextUpdate;
+use shared::random::{Domain, Stream};
+use shared::spec::Incumbent;
+use shared::task::loss::{Loss, Metric, population_loss};
+
+use crate::cma;
+use crate::fleet::Gathered;
+
+/// What a search needs to know of its run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Layers of the backbone, the context's length.
+    pub layers: usize,
+    /// Layers that are tuned, from the input side: all of them (BBTv2) or one (BBT).
+    pub tuned: usize,
+    /// Intrinsic dimension of one layer.
+    pub dim: usize,
+    /// Candidates in one generation.
+    pub population: usize,
+    /// Initial step size.
+    pub sigma: f64,
+    /// Calls that may be spent; generations are whole, a remainder smaller than a population is left.
+    pub budget: u64,
+    /// Seed of the candidates.
+    pub seed: u64,
+    /// Which `z` of a layer the other layers see.
+    pub incumbent: Incumbent,
+    /// What a candidate scores on an example.
+    pub loss: Loss,
+    /// The metric behind `Loss::Metric`.
+    pub metric: Metric,
+}
+
+/// One population, ready to be evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// The layer it belongs to.
+    pub layer: Layer,
+    /// The context it is evaluated under.
+    pub version: ContextVersion,
+    /// The candidates as the optimiser knows them, `[population][dim]`.
+    points: Vec<Vec<f64>>,
+}
+
+impl Proposal {
+    /// The candidates as they travel, `[population][dim]`.
+    pub fn candidates(&self) -> Vec<Vec<f32>> {
+        self.points.iter().map(|z| to_f32(z)).collect()
+    }
+}
+
+/// What a generation has shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// Its number in the run, from 1.
+    pub number: u64,
+    /// Its sweep, from 1.
+    pub sweep: u64,
+    /// Its layer.
+    pub layer: Layer,
+    /// One loss a candidate.
+    pub losses: Vec<f64>,
+    /// The best loss of the run so far at this layer.
+    pub best: f64,
+    /// Step size after the update.
+    pub sigma: f64,
+    /// The context's change.
+    pub update: ContextUpdate,
+}
+
+/// The state of one run's search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    states: Vec<cma::State>,
+    context: Context,
+    selection: Selection,
+    generation: u64,
+    calls: u64,
+    best_loss: Option<f64>,
+}
+
+impl Search {
+    /// A search at its beginning: every `z` is 0.
+    ///
+    /// # Errors
+    /// Settings that the optimiser refuses.
+    pub fn new(plan: &Plan) -> Result<Self, cma::Error> {
+        let options = cma::Options {
+            dim: plan.dim,
+            population: Some(plan.population),
+            sigma: plan.sigma,
+            mean: None,
+            active: true,
+        };
+        let states = (0..plan.tuned).map(|_| cma::State::new(&options)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            states,
+            context: Context::new(plan.layers, plan.dim),
+            selection: Selection::default(),
+            generation: 0,
+            calls: 0,
+            best_loss: None,
+        })
+    }
+
+    /// The next population, bottom layer to top and again; `None` when the budget does not cover another one.
+    ///
+    /// # Errors
+    /// A covariance that has broken down beyond repair.
+    pub fn propose(&mut self, plan: &Plan) -> Result<Option<Proposal>, cma::Error> {
+        if self.calls + plan.population as u64 > plan.budget {
+            return Ok(None);
+        }
+        let layer = (self.generation % plan.tuned as u64) as usize;
+        let state = &mut self.states[layer];
+        let count = plan.population * plan.dim;
+        let mut normals = vec![0.0; count];
+        Stream::new(plan.seed, Domain::Search, layer as u64)
+            .fill_normals(state.generation() as u64 * count as u64, &mut normals);
+        let points = state.ask(&normals)?;
+        Ok(Some(Proposal { layer: Layer(layer as u32), version: self.context.version(), points }))
+    }
+
+    /// Takes the losses of a proposal: updates its layer's distribution and the context (paper: Algorithm 1).
+    ///
+    /// `labels` are those of the training examples, in order.
+    ///
+    /// # Errors
+    /// As [`cma::State::tell`].
+    pub fn accept(
+        &mut self,
+        plan: &Plan,
+        run: RunId,
+        proposal: &Proposal,
+        gathered: &Gathered,
+        labels: &[u32],
+    ) -> Result<Generation, cma::Error> {
+        let losses: Vec<f64> = gathered
+            .losses
+            .iter()
+            .zip(&gathered.predicted)
+            .map(|(losses, predicted)| population_loss(plan.loss, plan.metric, losses, predicted, labels))
+            .collect();
+        let state = &mut self.states[proposal.layer.index()];
+        state.tell(&proposal.points, &losses)?;
+        let (best_z, best) = match state.best() {
+            Some((z, loss)) => (z.to_vec(), loss),
+            None => (state.mean().to_vec(), f64::NAN), // every loss so far was NaN
+        };
+        let z = match plan.incumbent {
+            Incumbent::Best => best_z,
+            Incumbent::Mean => state.mean().to_vec(),
+            Incumbent::GenerationBest => smallest(&losses).map_or(best_z, |i| proposal.points[i].clone()),
+        };
+        let sigma = state.sigma();
+        self.generation += 1;
+        self.calls += plan.population as u64;
+        if best.is_finite() {
+            self.best_loss = Some(self.best_loss.map_or(best, |old| old.min(best)));
+        }
+        let update = self.context.set(run, proposal.layer, to_f32(&z));
+        Ok(Generation {
+            number: self.generation,
+            sweep: (self.generation - 1) / plan.tuned as u64 + 1,
+            layer: proposal.layer,
+            losses,
+            best,
+            sigma,
+            update,
+        })
+    }
+
+    /// Offers the context, scored on dev, to the selection; true when it is the new best.
+    pub fn select(&mut self, score: DevScore) -> bool {
+        self.selection.offer(score, &self.context, self.calls)
+    }
+
+    /// The context: every layer's incumbent.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The deep prompt that is kept, if any was scored.
+    pub fn selected(&self) -> Option<&Selected> {
+        self.selection.best()
+    }
+
+    /// Makes the selected deep prompt the context, for the final scores.
+    pub fn settle(&mut self) {
+        if let Some(selected) = self.selection.best() {
+            self.context.replace(&selected.zs);
+        }
+    }
+
+    /// Calls spent.
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    /// Generations finished.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The smallest loss of any candidate so far.
+    pub fn best_loss(&self) -> Option<f64> {
+        self.best_loss
+    }
+}
+
+/// Index of the smallest finite loss, the first among equals.
+fn smallest(losses: &[f64]) -> Option<usize> {
+    let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
+    finite.min_by(|a, b| a.1.total_cmp(b.1)).map(|(index, _)| index)
+}
+
+/// A point as it travels and as the projection takes it (the official code casts here too).
+fn to_f32(z: &[f64]) -> Vec<f32> {
+    z.iter().map(|&x| x as f32).collect()
+}
+
+#[cfg(test)]
+mod tests;

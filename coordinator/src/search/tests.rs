@@ -1,0 +1,91 @@
+//! The search alone, with losses made by the test.
+
+use super::*;
+
+fn plan() -> Plan {
+    Plan {
+        layers: 3,
+        tuned: 3,
+        dim: 5,
+        population: 6,
+        sigma: 0.5,
+        budget: 6 * 20,
+        seed: 7,
+        incumbent: Incumbent::Best,
+        loss: Loss::Ce,
+        metric: Metric::Accuracy,
+    }
+}
+
+/// Losses of one example a candidate: squared distance of `z` from ones.
+fn gathered(proposal: &Proposal) -> Gathered {
+    let loss = |z: &Vec<f32>| vec![z.iter().map(|x| (x - 1.0).powi(2)).sum::<f32>()];
+    let losses: Vec<Vec<f32>> = proposal.candidates().iter().map(loss).collect();
+    Gathered { predicted: vec![vec![0]; losses.len()], losses, evaluators: 1 }
+}
+
+fn step(search: &mut Search, plan: &Plan) -> Option<Generation> {
+    let proposal = search.propose(plan).unwrap()?;
+    Some(search.accept(plan, RunId(1), &proposal, &gathered(&proposal), &[0]).unwrap())
+}
+
+#[test]
+fn layers_take_turns_until_the_budget_is_spent() {
+    let plan = plan();
+    let mut search = Search::new(&plan).unwrap();
+    let generations: Vec<Generation> = std::iter::from_fn(|| step(&mut search, &plan)).collect();
+    let layers: Vec<u32> = generations.iter().take(4).map(|g| g.layer.0).collect();
+    assert_eq!(layers, [0, 1, 2, 0]);
+    assert_eq!((generations.len(), search.calls()), (20, 120));
+    assert_eq!(generations[3].sweep, 2);
+}
+
+#[test]
+fn every_layer_improves_and_the_context_follows() {
+    let plan = Plan { budget: 6 * 3 * 60, ..plan() };
+    let mut search = Search::new(&plan).unwrap();
+    while step(&mut search, &plan).is_some() {}
+    assert_eq!(search.context().version().0, 180);
+    for z in search.context().zs() {
+        let distance: f32 = z.iter().map(|x| (x - 1.0).powi(2)).sum();
+        assert!(distance < 0.5, "started 5 away from the optimum, now {distance}");
+    }
+}
+
+#[test]
+fn a_search_read_back_goes_on_with_the_same_bits() {
+    let plan = plan();
+    let mut through = Search::new(&plan).unwrap();
+    (0..7).for_each(|_| drop(step(&mut through, &plan)));
+    let config = bincode::config::standard();
+    let bytes = bincode::serde::encode_to_vec(&through, config).unwrap();
+    let (mut resumed, _): (Search, _) = bincode::serde::decode_from_slice(&bytes, config).unwrap();
+    while let Some(expected) = step(&mut through, &plan) {
+        assert_eq!(step(&mut resumed, &plan).unwrap(), expected);
+    }
+    assert_eq!(resumed, through);
+}
+
+#[test]
+fn dev_metric_selects_then_dev_loss_and_the_first_among_equals_stays() {
+    let plan = plan();
+    let mut search = Search::new(&plan).unwrap();
+    let score = |metric, loss| DevScore { metric, loss };
+    assert!(search.select(score(0.5, 1.0)));
+    assert!(!search.select(score(0.5, 1.0)));
+    assert!(!search.select(score(0.4, 0.1)));
+    assert!(!search.select(score(0.9, f64::NAN)));
+    assert!(search.select(score(0.5, 0.9)));
+    assert!(search.select(score(0.6, 2.0)));
+    assert_eq!(search.selected().unwrap().score, score(0.6, 2.0));
+}
+
+#[test]
+fn bbt_tunes_the_input_layer_alone() {
+    let plan = Plan { tuned: 1, ..plan() };
+    let mut search = Search::new(&plan).unwrap();
+    while let Some(generation) = step(&mut search, &plan) {
+        assert_eq!(generation.layer, Layer(0));
+    }
+    assert!(search.context().zs()[1..].iter().flatten().all(|&x| x == 0.0));
+}

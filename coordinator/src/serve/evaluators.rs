@@ -1,0 +1,150 @@
+//! The evaluators' service: a pump between a stream and the far ends of a link.
+
+use std::time::Duration;
+
+use proto::v1::evaluators_server::Evaluators as Service;
+use proto::v1::{self, order, report};
+use shared::messages::{Hello, Order, Refusal, Report};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
+
+use crate::fleet::{Handle, LinkEnds};
+
+/// How long an evaluator may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// How often an evaluator hears that the coordinator is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// An evaluator that does not take an order for so long is given up.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// Orders between the pump and the socket.
+const BUFFERED: usize = 16;
+
+type Orders = mpsc::Sender<Result<v1::Order, Status>>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(super) struct Evaluators {
+    fleet: Handle,
+    closing: watch::Receiver<bool>,
+}
+
+impl Evaluators {
+    /// `closing` turns true when streams have to end.
+    pub(super) fn new(fleet: Handle, closing: watch::Receiver<bool>) -> Self {
+        Self { fleet, closing }
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Evaluators {
+    type WorkStream = ReceiverStream<Result<v1::Order, Status>>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<v1::Report>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let mut reports = request.into_inner();
+        let hello = timeout(HELLO, reports.message());
+        let hello = hello
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let hello = hello_of(hello)?;
+        let (out, orders) = mpsc::channel(BUFFERED);
+        match self.fleet.attach(hello).await {
+            Ok(link) => {
+                let first = order::Kind::Welcome(v1::Welcome {
+                    protocol: proto::PROTOCOL_VERSION,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    evaluator: link.id.0,
+                });
+                let _ = put(&out, first).await; // a stream that has ended already ends the pump too
+                tokio::spawn(pump(link, reports, out, self.closing.clone()));
+            }
+            Err(refusal) => {
+                let _ = put(&out, order::Kind::Refused(refusal.into())).await; // the only message
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(orders)))
+    }
+}
+
+fn hello_of(first: Option<v1::Report>) -> Result<Hello, Status> {
+    match first.and_then(|report| report.kind) {
+        Some(report::Kind::Hello(hello)) => {
+            Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))
+        }
+        _ => Err(Status::invalid_argument("the first report must be hello")),
+    }
+}
+
+/// Carries both ways until either end has gone; what it holds of the link goes with it.
+async fn pump(
+    link: LinkEnds,
+    reports: Streaming<v1::Report>,
+    out: Orders,
+    mut closing: watch::Receiver<bool>,
+) {
+    let id = link.id;
+    let problem = tokio::select! {
+        received = receive(reports, link.reports) => received.err(),
+        () = send(link.orders, link.dropped, &out) => None,
+        _ = closing.wait_for(|&closing| closing) => None,
+    };
+    if let Some(problem) = problem {
+        warn!("{id}: {problem}");
+        let refusal = Refusal::Failed(problem);
+        let _ = put(&out, order::Kind::Refused(refusal.into())).await; // it may have gone
+    }
+}
+
+/// Reports from the stream to the fleet, until the stream ends.
+async fn receive(mut stream: Streaming<v1::Report>, reports: mpsc::Sender<Report>) -> Result<(), String> {
+    loop {
+        match stream.message().await {
+            Ok(Some(report)) => {
+                let report = Report::try_from(report).map_err(|error| error.to_string())?;
+                if reports.send(report).await.is_err() {
+                    return Ok(()); // the fleet has ended
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(status) => return Err(format!("stream broken: {}", status.message())),
+        }
+    }
+}
+
+/// Orders and heartbeats from the fleet to the stream, until the fleet drops the evaluator.
+async fn send(mut orders: mpsc::Receiver<Order>, dropped: oneshot::Receiver<Refusal>, out: &Orders) {
+    let mut beat = interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let sent = tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => put_order(out, order.into()).await,
+                None => break,
+            },
+            _ = beat.tick() => put(out, order::Kind::Heartbeat(v1::Heartbeat { progress: 0 })).await,
+        };
+        if !sent {
+            return;
+        }
+    }
+    if let Ok(refusal) = dropped.await {
+        put(out, order::Kind::Refused(refusal.into())).await;
+    }
+}
+
+async fn put(out: &Orders, kind: order::Kind) -> bool {
+    put_order(out, v1::Order { kind: Some(kind) }).await
+}
+
+/// Whether the stream took it in time.
+async fn put_order(out: &Orders, order: v1::Order) -> bool {
+    matches!(timeout(STUCK, out.send(Ok(order))).await, Ok(Ok(())))
+}

@@ -1,0 +1,389 @@
+//! Dials the coordinator, and pumps between its stream and the ends of a worker's link, again and again.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
+
+use proto::client::{Bearer, Files, Security, root_cause};
+use proto::v1::evaluators_client::EvaluatorsClient;
+use proto::v1::{self, order, report};
+use shared::messages::{Hello, Order, Refusal, Report};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tracing::{info, warn};
+
+/// A coordinator that says nothing for so long is dead; it sends a heartbeat every 5 s.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// How long the last words may take.
+const PARTING: Duration = Duration::from_secs(3);
+
+/// How long a worker may take to finish what it is at, before the next one starts beside it.
+const WORKER_END: Duration = Duration::from_secs(60);
+
+/// First and longest pause between two attempts.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Room of the channels to and from the worker.
+const LINK: usize = 64;
+
+/// What the command line says of tokens and TLS. A token may also stand in the variable `ZEROTH_TOKEN`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct SecurityArgs {
+    /// File with the coordinator's token (or the variable ZEROTH_TOKEN).
+    #[arg(long, env = "ZEROTH_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Authority (PEM) that the coordinator's certificate must come from.
+    #[arg(long, env = "ZEROTH_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Own certificate (PEM), where the coordinator asks for one.
+    #[arg(long, env = "ZEROTH_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key (PEM) of the own certificate.
+    #[arg(long, env = "ZEROTH_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl SecurityArgs {
+    /// Reads the files and the token.
+    ///
+    /// # Errors
+    /// In words, naming the file or option.
+    pub fn resolve(&self) -> Result<Security, String> {
+        Security::read(&Files {
+            token: self.token_file.clone(),
+            ca: self.tls_ca.clone(),
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+        })
+    }
+}
+
+/// Whom to dial, and how.
+#[derive(Clone, Debug)]
+pub struct DialOptions {
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
+    pub url: String,
+    /// Token and TLS.
+    pub security: Security,
+    /// What to say first.
+    pub hello: Hello,
+    /// How long to try in vain; `None` for ever.
+    pub give_up_after: Option<Duration>,
+}
+
+/// Why dialling has ended.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// The address or the TLS files are wrong.
+    #[error("{0}")]
+    Address(String),
+    /// The coordinator refuses this evaluator: its model, its protocol or its token.
+    #[error("coordinator {url} refuses this evaluator: {reason}")]
+    Refused {
+        /// Which.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody answered for too long.
+    #[error("coordinator {url} not reachable for {seconds:.0} s ({reason}); giving up")]
+    GaveUp {
+        /// Which.
+        url: String,
+        /// For how long.
+        seconds: f64,
+        /// Why the last attempt failed.
+        reason: String,
+    },
+    /// The worker could not work.
+    #[error("worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// How one stay has ended.
+enum Ended {
+    /// Sent away, or left on its own wish.
+    Left,
+    /// Broken off; worth another attempt. The second value says whether the coordinator had welcomed us.
+    Broken(String, bool),
+    /// Not worth one.
+    Refused(String),
+    /// The worker's own failure.
+    Worker(io::Error),
+}
+
+type Work = JoinHandle<io::Result<()>>;
+type Client = EvaluatorsClient<InterceptedService<Channel, Bearer>>;
+
+/// Takes part until the coordinator sends the evaluator away or `shutdown` is ready, both of which are `Ok`.
+///
+/// Each connection gets a fresh worker from `start_worker`, since the coordinator remembers nothing of a broken one.
+///
+/// # Errors
+/// [`DialError`]: what another attempt would not mend.
+pub async fn run(
+    options: DialOptions,
+    mut start_worker: impl FnMut(mpsc::Receiver<Order>, mpsc::Sender<Report>) -> Work,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DialError> {
+    let endpoint = options
+        .security
+        .endpoint(&options.url)
+        .map_err(DialError::Address)?;
+    let mut shutdown = pin!(shutdown);
+    let (mut failures, mut since) = (0, Instant::now());
+    loop {
+        let reason = match stay(&options, &endpoint, &mut start_worker, shutdown.as_mut()).await {
+            Ended::Left => return Ok(()),
+            Ended::Refused(reason) => {
+                return Err(DialError::Refused {
+                    url: options.url,
+                    reason,
+                });
+            }
+            Ended::Worker(error) => return Err(DialError::Worker(error)),
+            Ended::Broken(reason, welcomed) => {
+                if welcomed {
+                    (failures, since) = (0, Instant::now());
+                }
+                reason
+            }
+        };
+        let pause = back_off(failures, RandomState::new().build_hasher().finish());
+        failures += 1;
+        if options
+            .give_up_after
+            .is_some_and(|limit| since.elapsed() + pause > limit)
+        {
+            let seconds = since.elapsed().as_secs_f64();
+            return Err(DialError::GaveUp {
+                url: options.url,
+                seconds,
+                reason,
+            });
+        }
+        warn!(
+            "coordinator {} not reachable ({reason}); next try in {:.1} s",
+            options.url,
+            pause.as_secs_f64()
+        );
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shutdown.as_mut() => return Ok(()),
+        }
+    }
+}
+
+/// Doubles from the first pause to the longest; `random` takes up to half of it away, so that many evaluators
+/// do not come back at once.
+fn back_off(failures: u32, random: u64) -> Duration {
+    let whole = BACK_OFF.0.saturating_mul(1 << failures.min(10)).min(BACK_OFF.1);
+    whole.mul_f64(1.0 - 0.5 * (random as f64 / u64::MAX as f64))
+}
+
+/// One connection, from the first word to the last.
+async fn stay(
+    options: &DialOptions,
+    endpoint: &Endpoint,
+    start_worker: &mut impl FnMut(mpsc::Receiver<Order>, mpsc::Sender<Report>) -> Work,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Ended {
+    let (out, reports) = mpsc::channel(LINK);
+    let welcomed = tokio::select! {
+        welcomed = greet(options, endpoint, &out, reports) => welcomed,
+        () = shutdown.as_mut() => return Ended::Left,
+    };
+    let orders = match welcomed {
+        Ok(orders) => orders,
+        Err(ended) => return ended,
+    };
+    let (to_worker, worker_orders) = mpsc::channel(LINK);
+    let (worker_reports, from_worker) = mpsc::channel(LINK);
+    let worker = start_worker(worker_orders, worker_reports);
+    let ended = pump(orders, to_worker, from_worker, out, shutdown.as_mut()).await;
+    tokio::select! {
+        biased; // when `shutdown` has ended the stay, it may not be asked again
+        ended = end_worker(worker, ended) => ended,
+        () = shutdown => Ended::Left,
+    }
+}
+
+/// Connects, says hello and waits for the welcome.
+async fn greet(
+    options: &DialOptions,
+    endpoint: &Endpoint,
+    out: &mpsc::Sender<v1::Report>,
+    reports: mpsc::Receiver<v1::Report>,
+) -> Result<Streaming<v1::Order>, Ended> {
+    let broken = |reason: String| Ended::Broken(reason, false);
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| broken(root_cause(&error)))?;
+    let client: Client = EvaluatorsClient::with_interceptor(channel, options.security.bearer());
+    let mut client = client
+        .max_decoding_message_size(proto::client::MESSAGE)
+        .max_encoding_message_size(proto::client::MESSAGE);
+    let hello = v1::Report {
+        kind: Some(report::Kind::Hello(options.hello.clone().into())),
+    };
+    out.send(hello)
+        .await
+        .map_err(|_| broken("no stream".to_owned()))?;
+    let called = timeout(SILENCE, client.work(ReceiverStream::new(reports)));
+    let answered = called
+        .await
+        .map_err(|_| broken("no answer to hello".to_owned()))?;
+    let mut orders = answered.map_err(|status| failed_call(&status))?.into_inner();
+    let first = timeout(SILENCE, orders.message())
+        .await
+        .map_err(|_| broken("no welcome".to_owned()))?;
+    let first = first.map_err(|status| failed_call(&status))?;
+    match first.and_then(|order| order.kind) {
+        Some(order::Kind::Welcome(welcome)) => {
+            info!(
+                "coordinator {} ({}) welcomes us as evaluator-{}",
+                options.url, welcome.version, welcome.evaluator
+            );
+            Ok(orders)
+        }
+        Some(order::Kind::Refused(refusal)) => Err(refused(refusal, false)),
+        _ => Err(broken("neither a welcome nor a refusal".to_owned())),
+    }
+}
+
+/// What a call's failure means: a wrong token stays wrong, the rest may pass.
+fn failed_call(status: &Status) -> Ended {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Ended::Refused(status.message().to_owned()),
+        Code::Unimplemented => Ended::Broken("no Zeroth coordinator at this address".to_owned(), false),
+        _ => Ended::Broken(status.message().to_owned(), false),
+    }
+}
+
+/// What a refusal means: a failure may pass, anything else stays.
+fn refused(refusal: v1::Refusal, welcomed: bool) -> Ended {
+    match Refusal::try_from(refusal) {
+        Ok(Refusal::Failed(why)) => Ended::Broken(why, welcomed),
+        Ok(refusal) => Ended::Refused(refusal.to_string()),
+        Err(error) => Ended::Broken(error.to_string(), welcomed),
+    }
+}
+
+/// Carries orders and reports until one side has ended or `shutdown` is ready.
+async fn pump(
+    mut orders: Streaming<v1::Order>,
+    to_worker: mpsc::Sender<Order>,
+    mut from_worker: mpsc::Receiver<Report>,
+    out: mpsc::Sender<v1::Report>,
+    shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Ended {
+    let ended = tokio::select! {
+        ended = receive(&mut orders, to_worker) => return ended,
+        left = send(&mut from_worker, &out) => left,
+        () = shutdown => {
+            let leaving = v1::Report::from(Report::Leaving);
+            let _ = timeout(PARTING, out.send(leaving)).await; // leases are given to others either way
+            true
+        }
+    };
+    drop(out); // our half of the stream ends; the coordinator closes the other
+    let closed = async { while let Ok(Some(_)) = orders.message().await {} };
+    let _ = timeout(PARTING, closed).await; // then we go without its goodbye
+    match ended {
+        true => Ended::Left,
+        false => Ended::Worker(io::Error::other("it ended without a word")),
+    }
+}
+
+/// Orders from the stream to the worker; says why they have ended.
+async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Order>) -> Ended {
+    let mut drained = false;
+    loop {
+        let broken = match timeout(SILENCE, stream.message()).await {
+            Ok(Ok(Some(order))) => match order.kind {
+                Some(order::Kind::Heartbeat(_)) => continue,
+                Some(order::Kind::Refused(refusal)) => return refused(refusal, true),
+                kind => match Order::try_from(v1::Order { kind }) {
+                    Ok(order) => {
+                        drained |= order == Order::Drain;
+                        if to_worker.send(order).await.is_err() {
+                            std::future::pending::<()>().await; // the other direction tells how the worker ended
+                        }
+                        continue;
+                    }
+                    Err(error) => format!("unreadable order: {error}"),
+                },
+            },
+            Ok(Ok(None)) => "it closed the stream".to_owned(),
+            Ok(Err(status)) => format!("stream broken: {}", status.message()),
+            Err(_) => format!("silent for {} s", SILENCE.as_secs()),
+        };
+        return if drained {
+            Ended::Left
+        } else {
+            Ended::Broken(broken, true)
+        };
+    }
+}
+
+/// Reports from the worker to the stream; whether the last one was its farewell.
+async fn send(from_worker: &mut mpsc::Receiver<Report>, out: &mpsc::Sender<v1::Report>) -> bool {
+    while let Some(report) = from_worker.recv().await {
+        let leaving = report == Report::Leaving;
+        if out.send(report.into()).await.is_err() {
+            std::future::pending::<()>().await; // the stream has ended: the other direction tells why
+        }
+        if leaving {
+            return true;
+        }
+    }
+    false
+}
+
+/// Waits for a worker whose link has been cut, where another may follow.
+async fn end_worker(mut worker: Work, ended: Ended) -> Ended {
+    match ended {
+        Ended::Broken(..) => {
+            let Ok(joined) = timeout(WORKER_END, &mut worker).await else {
+                worker.abort();
+                return ended;
+            };
+            match joined {
+                Ok(Err(error)) => Ended::Worker(error),
+                _ => ended,
+            }
+        }
+        Ended::Worker(unexplained) => match worker.await {
+            Ok(Err(error)) => Ended::Worker(error),
+            Ok(Ok(())) => Ended::Worker(unexplained),
+            Err(error) => Ended::Worker(io::Error::other(error)),
+        },
+        Ended::Left | Ended::Refused(_) => {
+            worker.abort();
+            ended
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_differ_by_half() {
+        let seconds = |failures, random| back_off(failures, random).as_secs_f64();
+        assert_eq!([seconds(0, 0), seconds(1, 0), seconds(3, 0)], [0.2, 0.4, 1.6]);
+        assert_eq!(seconds(40, 0), 10.0);
+        assert_eq!(seconds(40, u64::MAX), 5.0);
+    }
+}
