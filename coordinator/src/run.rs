@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use shared::artefact::Artefact;
 use shared::ids::RunId;
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prompted, Ready, Start};
 use shared::projection;

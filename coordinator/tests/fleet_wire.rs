@@ -1,5 +1,6 @@
 //! Fleet, server and dialler over a real socket, with a fake worker: the wire changes nothing, and what breaks
 //! on it is told or mended.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers, too, end by panicking
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,10 +9,13 @@ use std::time::Duration;
 
 use coordinator::fleet::{Fleet, Gathered, Handle, Settings};
 use coordinator::progress::Progress;
+use coordinator::serve::cli::ClientArgs;
 use coordinator::serve::clients::Clients;
 use coordinator::serve::{ServeError, ServeOptions, serve};
 use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::Security;
+use proto::v1::ListRequest;
+use proto::v1::runs_client::RunsClient;
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{
     Answer, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready,
@@ -442,4 +446,19 @@ async fn nobody_there_is_given_up() {
         error.to_string(),
         "coordinator address ftp://x: must begin with http:// or https://"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_see_who_takes_part() {
+    let house = House::open(ServeOptions::default()).await;
+    let (_worker, _) = dial(options(house.address, "m"), Duration::ZERO);
+    short_run(&house.fleet).await;
+    let url = format!("http://{}", house.address);
+    let (channel, token) = ClientArgs::default().connect(&url).await.unwrap();
+    let mut client = RunsClient::with_interceptor(channel, token);
+    let list = async { client.list(ListRequest {}).await.unwrap().into_inner() };
+    let list = within(list).await;
+    assert_eq!((list.runs.len(), list.evaluators.len()), (1, 1));
+    assert_eq!(list.evaluators[0].name, "fake");
+    house.close().await;
 }

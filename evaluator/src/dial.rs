@@ -1,5 +1,6 @@
 //! Dials the coordinator, and pumps between its stream and the ends of a worker's link, again and again.
 
+use std::error::Error as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
@@ -126,7 +127,7 @@ type Client = EvaluatorsClient<InterceptedService<Channel, Bearer>>;
 
 /// Takes part until the coordinator sends the evaluator away or `shutdown` is ready, both of which are `Ok`.
 ///
-/// Each connection gets a fresh worker from `start_worker`, since the coordinator remembers nothing of a broken one.
+/// Each connection gets a fresh worker: the coordinator remembers nothing of a broken one.
 ///
 /// # Errors
 /// [`DialError`]: what another attempt would not mend.
@@ -266,7 +267,10 @@ fn failed_call(status: &Status) -> Ended {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Ended::Refused(status.message().to_owned()),
         Code::Unimplemented => Ended::Broken("no Zeroth coordinator at this address".to_owned(), false),
-        _ => Ended::Broken(status.message().to_owned(), false),
+        _ => Ended::Broken(
+            status.source().map_or(status.message().to_owned(), root_cause),
+            false,
+        ),
     }
 }
 
@@ -317,7 +321,7 @@ async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Orde
                     Ok(order) => {
                         drained |= order == Order::Drain;
                         if to_worker.send(order).await.is_err() {
-                            std::future::pending::<()>().await; // the other direction tells how the worker ended
+                            std::future::pending::<()>().await; // the other direction tells how
                         }
                         continue;
                     }

@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 /// Environment variable that holds the token itself, on both sides.
 pub const TOKEN_VARIABLE: &str = "ZEROTH_TOKEN";
 
-/// Window of a stream and of a connection in bytes: large enough that a lease never waits for an acknowledgement.
+/// Window of a stream and of a connection in bytes: large enough that a lease never waits.
 pub const WINDOW: u32 = 4 << 20;
 
 /// A message is no larger than this, in bytes.
@@ -23,7 +23,7 @@ pub const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// The token: from `file`, or from [`TOKEN_VARIABLE`]. Never an argument, which other users of a machine can read.
+/// The token: from `file`, or from [`TOKEN_VARIABLE`]. Never an argument: others can read those.
 ///
 /// # Errors
 /// In words: the file cannot be read, is empty, or holds what cannot stand in a header.

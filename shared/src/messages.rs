@@ -54,11 +54,7 @@ impl ModelIdentity {
     /// Whether both are the same model, whatever they are called and wherever they lie.
     pub fn same_model(&self, other: &Self) -> bool {
         let key = |m: &Self| {
-            let hashes = (
-                m.weights_sha256.clone(),
-                m.config_sha256.clone(),
-                m.tokenizer_sha256.clone(),
-            );
+            let hashes = (m.weights_sha256.clone(), m.config_sha256.clone(), m.tokenizer_sha256.clone());
             (hashes, m.layers, m.hidden)
         };
         key(self) == key(other)
@@ -68,11 +64,7 @@ impl ModelIdentity {
 impl fmt::Display for ModelIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short = self.weights_sha256.get(..12).unwrap_or(&self.weights_sha256);
-        write!(
-            f,
-            "{} (weights {short}, {} layers of {})",
-            self.name, self.layers, self.hidden
-        )
+        write!(f, "{} (weights {short}, {} layers of {})", self.name, self.layers, self.hidden)
     }
 }
 

@@ -89,7 +89,7 @@ async fn print(opened: &open::Opened, examples: Vec<Example>, json: bool) -> Res
         let written = if json {
             writeln!(out, "{}", json!({"label": label, "word": word, "probabilities": probabilities}))
         } else {
-            let share = probabilities.get(label as usize).copied().unwrap_or(f64::NAN);
+            let share = probabilities.get(label as usize).copied().unwrap_or(f32::NAN);
             writeln!(out, "{label}\t{word}\t{share:.3}")
         };
         match written {

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::fleet::{self, Fleet, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
-use crate::progress::{Progress, Reporter};
+use crate::progress::Progress;
 use crate::run::{self, Summary};
 use crate::serve::clients::Clients;
 use crate::serve::{self, ServeError, ServeOptions};

@@ -22,8 +22,8 @@ pub(super) struct Piece {
 
 /// Cuts `candidates` of `dim` numbers, evaluated on `examples`, for `evaluators`.
 ///
-/// An engine is fastest with much work at once, so each evaluator gets one piece, and a second to queue behind it
-/// only when both are large. Candidates are parted first; examples only when there are fewer candidates than
+/// An engine is fastest with much work at once, so each evaluator gets one piece, and a second to queue behind
+/// it only when both are large. Candidates are parted first; examples only when there are fewer candidates than
 /// evaluators. No piece is empty and none carries more than about 1 MiB of candidates.
 pub(super) fn generation(candidates: usize, dim: usize, examples: u32, evaluators: usize) -> Vec<Piece> {
     if candidates == 0 || examples == 0 {

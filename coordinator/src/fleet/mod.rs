@@ -1,8 +1,8 @@
 //! The fleet: whoever evaluates, behind one handle.
 //!
 //! To the fleet an evaluator is a link: two bounded channels, orders out and reports in. One task owns the
-//! [`table`] and everything reaches it through one inbox: requests of handles, reports, ends of links, and its
-//! own clock. It never waits for a send: a link holds few leases, and one whose channel is full is dropped.
+//! [`table`] and everything reaches it through one inbox: requests of handles, reports, ends of links, and
+//! its own clock. It never waits for a send: a link holds few leases, and one whose channel is full is dropped.
 
 mod cut;
 mod gather;
@@ -177,8 +177,8 @@ impl Handle {
         self.join(hello, false).await
     }
 
-    /// As [`Handle::attach`], for the only evaluator that will ever come (the embedded one): when it is refused,
-    /// fails or ends, runs fail with its reason instead of waiting for another.
+    /// As [`Handle::attach`], for the only evaluator that will ever come (the embedded one): when it is
+    /// refused, fails or ends, runs fail with its reason instead of waiting for another.
     ///
     /// # Errors
     /// As [`Handle::attach`].
@@ -191,7 +191,8 @@ impl Handle {
         joined.unwrap_or_else(|_| Err(Refusal::Failed("the coordinator has ended".to_owned())))
     }
 
-    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model a resumed run was begun with.
+    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that a resumed run
+    /// was begun with.
     ///
     /// # Errors
     /// [`FleetError::Refused`] when the run's input is wrong, or [`FleetError::Closed`].
@@ -277,7 +278,8 @@ impl Handle {
     /// Sends every evaluator away and waits until they have left, for a limited time.
     pub async fn drain(&self) {
         let drained = self.ask(|reply| Message::Drain { reply });
-        let _ = tokio::time::timeout(self.drain_timeout, drained).await; // who hangs is cut off by the end of the fleet
+        // Who hangs is cut off by the end of the fleet.
+        let _ = tokio::time::timeout(self.drain_timeout, drained).await;
     }
 
     /// Who takes part, as it changes.

@@ -101,7 +101,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
     }
 }
 
-/// Serves evaluators, clients, health and reflection on `listener` until `shutdown`; open streams end with it.
+/// Serves evaluators, clients, health and reflection on `listener` until `shutdown`; streams end with it.
 ///
 /// # Errors
 /// [`ServeError::Input`] for unusable certificates, [`ServeError::Transport`] when the listener breaks.

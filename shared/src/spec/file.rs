@@ -82,10 +82,8 @@ impl RunFile {
     /// # Errors
     /// See [`SpecError`].
     pub fn read(path: &Path) -> Result<Self, SpecError> {
-        let text = fs::read_to_string(path).map_err(|e| SpecError::Unreadable {
-            file: path.display().to_string(),
-            reason: e.to_string(),
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|e| SpecError::Unreadable { file: path.display().to_string(), reason: e.to_string() })?;
         Self::parse(&text, path)
     }
 
@@ -95,9 +93,7 @@ impl RunFile {
     /// See [`SpecError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, SpecError> {
         let place = |offset: usize| {
-            let line = text
-                .get(..offset)
-                .map_or(1, |before| before.matches('\n').count() + 1);
+            let line = text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1);
             format!("{}:{line}", path.display())
         };
         let table = DeTable::parse(text).map_err(|e| SpecError::Syntax {
@@ -107,11 +103,7 @@ impl RunFile {
         let mut keys = BTreeMap::new();
         for (section, entries) in table.get_ref() {
             let here = place(section.span().start);
-            let unknown = |key: String| SpecError::UnknownKey {
-                place: here.clone(),
-                nearest: nearest(&key),
-                key,
-            };
+            let unknown = |key: String| SpecError::UnknownKey { place: here.clone(), nearest: nearest(&key), key };
             let DeValue::Table(entries) = entries.get_ref() else {
                 return Err(unknown(section.get_ref().to_string()));
             };
@@ -122,11 +114,7 @@ impl RunFile {
                 let key = format!("{}.{}", section.get_ref(), name.get_ref());
                 let place = place(name.span().start);
                 if !is_key(&key) {
-                    return Err(SpecError::UnknownKey {
-                        place,
-                        nearest: nearest(&key),
-                        key,
-                    });
+                    return Err(SpecError::UnknownKey { place, nearest: nearest(&key), key });
                 }
                 let value = owned(value.get_ref()).ok_or_else(|| SpecError::Value {
                     place: place.clone(),
@@ -136,10 +124,7 @@ impl RunFile {
                 keys.insert(key, Typed { value, place });
             }
         }
-        Ok(Self {
-            path: path.to_owned(),
-            keys,
-        })
+        Ok(Self { path: path.to_owned(), keys })
     }
 
     /// Takes `key=value` overrides; a value that is no TOML is taken as a string.
@@ -151,25 +136,15 @@ impl RunFile {
             let place = format!("--set {option}");
             let Some((key, value)) = option.split_once('=') else {
                 let (key, reason) = (option.clone(), "write it as key=value".to_owned());
-                return Err(SpecError::Value {
-                    place: "--set".to_owned(),
-                    key,
-                    reason,
-                });
+                return Err(SpecError::Value { place: "--set".to_owned(), key, reason });
             };
             let key = key.trim().to_owned();
             if !is_key(&key) {
-                return Err(SpecError::UnknownKey {
-                    place,
-                    nearest: nearest(&key),
-                    key,
-                });
+                return Err(SpecError::UnknownKey { place, nearest: nearest(&key), key });
             }
             let value = value.trim();
             let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
-            let value = parsed
-                .and_then(|mut t| t.remove("v"))
-                .unwrap_or_else(|| Value::String(value.to_owned()));
+            let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(value.to_owned()));
             self.keys.insert(key, Typed { value, place });
         }
         Ok(())
@@ -196,9 +171,7 @@ impl RunFile {
     }
 
     fn model(&self) -> Result<ModelSpec, SpecError> {
-        let path = self
-            .string("model.path")?
-            .ok_or_else(|| self.missing("model.path"))?;
+        let path = self.string("model.path")?.ok_or_else(|| self.missing("model.path"))?;
         let folder = self.relative(&path);
         let local = folder.exists() || path.starts_with('.') || path.starts_with('/');
         Ok(ModelSpec {
@@ -212,12 +185,8 @@ impl RunFile {
     }
 
     fn task(&self) -> Result<TaskSpec, SpecError> {
-        let train = self
-            .string("task.train")?
-            .ok_or_else(|| self.missing("task.train"))?;
-        let template = self
-            .string("task.template")?
-            .unwrap_or_else(|| "{text}".to_owned());
+        let train = self.string("task.train")?.ok_or_else(|| self.missing("task.train"))?;
+        let template = self.string("task.template")?.unwrap_or_else(|| "{text}".to_owned());
         Ok(TaskSpec {
             name: self.task_name()?,
             train: self.relative(&train),
@@ -245,13 +214,7 @@ impl RunFile {
     }
 
     fn run(&self) -> Result<RunSettings, SpecError> {
-        let default = || {
-            Ok(format!(
-                "runs/{}-{}",
-                self.task_name()?,
-                self.whole("search.seed", 42)?
-            ))
-        };
+        let default = || Ok(format!("runs/{}-{}", self.task_name()?, self.whole("search.seed", 42)?));
         let folder = self.string("run.folder")?.map_or_else(default, Ok)?;
         Ok(RunSettings {
             folder: self.relative(&folder),
@@ -276,8 +239,7 @@ impl RunFile {
         }
         match spec.model.read_out {
             ReadOut::MaskedLm if !mask => {
-                let reason =
-                    "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
+                let reason = "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
                 Err(self.wrong("task.template", reason.to_owned()))
             }
             ReadOut::Similarity if mask => {
@@ -296,20 +258,13 @@ impl RunFile {
         let key = "task.words";
         let typed = self.keys.get(key).ok_or_else(|| self.missing(key))?;
         let reason = "write a list of texts, one a class, in label order: [\"bad\", \"great\"]";
-        let list = typed
-            .value
-            .as_array()
-            .ok_or_else(|| self.wrong(key, reason.to_owned()))?;
+        let list = typed.value.as_array().ok_or_else(|| self.wrong(key, reason.to_owned()))?;
         let words: Option<Vec<String>> = list.iter().map(|v| v.as_str().map(str::to_owned)).collect();
         let words = words.ok_or_else(|| self.wrong(key, reason.to_owned()))?;
         if words.len() < 2 {
             return Err(self.wrong(key, "at least two classes are needed".to_owned()));
         }
-        if let Some((i, word)) = words
-            .iter()
-            .enumerate()
-            .find(|(i, word)| words[..*i].contains(word))
-        {
+        if let Some((i, word)) = words.iter().enumerate().find(|(i, word)| words[..*i].contains(word)) {
             return Err(self.wrong(key, format!("\"{word}\" stands twice (class {i} is the second)")));
         }
         if words.iter().any(String::is_empty) {
@@ -336,18 +291,12 @@ impl RunFile {
     }
 
     fn task_name(&self) -> Result<String, SpecError> {
-        let stem = || {
-            self.path
-                .file_stem()
-                .map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned())
-        };
+        let stem = || self.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
         Ok(self.string("task.name")?.unwrap_or_else(stem))
     }
 
     fn string(&self, key: &'static str) -> Result<Option<String>, SpecError> {
-        let Some(typed) = self.keys.get(key) else {
-            return Ok(None);
-        };
+        let Some(typed) = self.keys.get(key) else { return Ok(None) };
         match typed.value.as_str() {
             Some(text) if !text.is_empty() => Ok(Some(text.to_owned())),
             Some(_) => Err(self.wrong(key, "is empty".to_owned())),
@@ -363,40 +312,22 @@ impl RunFile {
     }
 
     fn whole(&self, key: &'static str, default: u64) -> Result<u64, SpecError> {
-        let Some(typed) = self.keys.get(key) else {
-            return Ok(default);
-        };
-        let number = typed
-            .value
-            .as_integer()
-            .and_then(|number| u64::try_from(number).ok());
-        number.ok_or_else(|| {
-            self.wrong(
-                key,
-                format!("a whole number from 0 is expected, not {}", typed.value),
-            )
-        })
+        let Some(typed) = self.keys.get(key) else { return Ok(default) };
+        let number = typed.value.as_integer().and_then(|number| u64::try_from(number).ok());
+        number.ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {}", typed.value)))
     }
 
     fn positive(&self, key: &'static str, default: usize) -> Result<usize, SpecError> {
         let number = self.whole(key, default as u64)?;
         if !(1..=u64::from(u32::MAX)).contains(&number) {
-            return Err(self.wrong(
-                key,
-                format!("a whole number from 1 to {} is expected, not {number}", u32::MAX),
-            ));
+            return Err(self.wrong(key, format!("a whole number from 1 to {} is expected, not {number}", u32::MAX)));
         }
         Ok(number as usize)
     }
 
     fn above_zero(&self, key: &'static str, default: f64) -> Result<f64, SpecError> {
-        let Some(typed) = self.keys.get(key) else {
-            return Ok(default);
-        };
-        let number = typed
-            .value
-            .as_float()
-            .or_else(|| typed.value.as_integer().map(|n| n as f64));
+        let Some(typed) = self.keys.get(key) else { return Ok(default) };
+        let number = typed.value.as_float().or_else(|| typed.value.as_integer().map(|n| n as f64));
         let number = number.filter(|number| number.is_finite() && *number > 0.0);
         number.ok_or_else(|| self.wrong(key, format!("a number above 0 is expected, not {}", typed.value)))
     }
@@ -409,22 +340,12 @@ impl RunFile {
     }
 
     fn missing(&self, key: &'static str) -> SpecError {
-        SpecError::Missing {
-            file: self.path.display().to_string(),
-            key,
-        }
+        SpecError::Missing { file: self.path.display().to_string(), key }
     }
 
     fn wrong(&self, key: &str, reason: String) -> SpecError {
-        let place = self
-            .keys
-            .get(key)
-            .map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
-        SpecError::Value {
-            place,
-            key: key.to_owned(),
-            reason,
-        }
+        let place = self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
+        SpecError::Value { place, key: key.to_owned(), reason }
     }
 }
 
@@ -432,18 +353,13 @@ impl RunFile {
 fn owned(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(number) => {
-            Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?)
-        }
+        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?),
         DeValue::Float(number) => Value::Float(number.as_str().parse().ok()?),
         DeValue::Boolean(truth) => Value::Boolean(*truth),
         DeValue::Datetime(_) => return None,
-        DeValue::Array(values) => Value::Array(
-            values
-                .iter()
-                .map(|value| owned(value.get_ref()))
-                .collect::<Option<_>>()?,
-        ),
+        DeValue::Array(values) => {
+            Value::Array(values.iter().map(|value| owned(value.get_ref())).collect::<Option<_>>()?)
+        }
         DeValue::Table(entries) => {
             let entry = |(name, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
                 let name: &std::borrow::Cow<'_, str> = name.get_ref();
@@ -453,3 +369,4 @@ fn owned(value: &DeValue<'_>) -> Option<Value> {
         }
     })
 }
+

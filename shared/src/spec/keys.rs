@@ -12,149 +12,41 @@ pub struct Key {
 }
 
 const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
-    Key {
-        name,
-        default,
-        meaning,
-    }
+    Key { name, default, meaning }
 }
 
 /// All keys, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    key(
-        "model.path",
-        "",
-        "folder of the model (relative to the run file), or hub id `organisation/name`",
-    ),
-    key(
-        "model.revision",
-        "the hub's default",
-        "branch, tag or commit, for a hub id",
-    ),
-    key(
-        "model.dtype",
-        "\"f32\"",
-        "numeric type of the forward pass: `f32`",
-    ),
-    key(
-        "model.device",
-        "\"cpu\"",
-        "device of the embedded evaluator: `cpu`",
-    ),
-    key(
-        "model.read_out",
-        "\"masked-lm\"",
-        "`masked-lm` (label words at the mask) or `similarity` (sentence encoders: cosine with each label phrase)",
-    ),
-    key(
-        "model.temperature",
-        "0.05",
-        "divisor of the cosines (similarity only)",
-    ),
-    key(
-        "task.name",
-        "the run file's name",
-        "name for reports and for the run folder",
-    ),
-    key(
-        "task.train",
-        "",
-        "labelled pool that train and dev examples are drawn from: .jsonl, .csv or .tsv",
-    ),
+    key("model.path", "", "folder of the model (relative to the run file), or hub id `organisation/name`"),
+    key("model.revision", "the hub's default", "branch, tag or commit, for a hub id"),
+    key("model.dtype", "\"f32\"", "numeric type of the forward pass: `f32`"),
+    key("model.device", "\"cpu\"", "device of the embedded evaluator: `cpu`"),
+    key("model.read_out", "\"masked-lm\"", "`masked-lm` (label words at the mask) or `similarity` (sentence encoders: cosine with each label phrase)"),
+    key("model.temperature", "0.05", "divisor of the cosines (similarity only)"),
+    key("task.name", "the run file's name", "name for reports and for the run folder"),
+    key("task.train", "", "labelled pool that train and dev examples are drawn from: .jsonl, .csv or .tsv"),
     key("task.test", "none", "labelled test set, scored before and after"),
-    key(
-        "task.template",
-        "\"{text}\"",
-        "how an example becomes text: `{text}`, `{text_pair}`, `{mask}`, `{prompt}`; `{{` and `}}` are braces",
-    ),
-    key(
-        "task.words",
-        "",
-        "one label word (or phrase, for similarity) a class, in label order",
-    ),
-    key(
-        "task.shots",
-        "16",
-        "examples a class for training, and as many again for dev",
-    ),
-    key(
-        "task.loss",
-        "\"ce\"",
-        "what a candidate scores: `ce` (cross-entropy), `hinge` (margin 2) or `metric` (the metric, negated)",
-    ),
-    key(
-        "task.metric",
-        "\"accuracy\"",
-        "what dev and test are rated by: `accuracy` or `f1` (of class 1)",
-    ),
+    key("task.template", "\"{text}\"", "how an example becomes text: `{text}`, `{text_pair}`, `{mask}`, `{prompt}`; `{{` and `}}` are braces"),
+    key("task.words", "", "one label word (or phrase, for similarity) a class, in label order"),
+    key("task.shots", "16", "examples a class for training, and as many again for dev"),
+    key("task.loss", "\"ce\"", "what a candidate scores: `ce` (cross-entropy), `hinge` (margin 2) or `metric` (the metric, negated)"),
+    key("task.metric", "\"accuracy\"", "what dev and test are rated by: `accuracy` or `f1` (of class 1)"),
     key("prompt.tokens", "50", "prompt tokens a layer"),
-    key(
-        "prompt.injection",
-        "\"add\"",
-        "`add` (added to the hidden states at the prompt's positions) or `prefix` (replaces them: keys and values only)",
-    ),
-    key(
-        "prompt.init",
-        "\"vocabulary\"",
-        "what the prompt's positions hold before tuning: `vocabulary` (fixed token ids) or `none`",
-    ),
-    key(
-        "search.method",
-        "\"bbtv2\"",
-        "`bbtv2` (a prompt at every layer) or `bbt` (at the input layer alone)",
-    ),
-    key(
-        "search.dim",
-        "500",
-        "intrinsic dimension of one layer's search space",
-    ),
+    key("prompt.injection", "\"add\"", "`add` (added to the hidden states at the prompt's positions) or `prefix` (replaces them: keys and values only)"),
+    key("prompt.init", "\"vocabulary\"", "what the prompt's positions hold before tuning: `vocabulary` (fixed token ids) or `none`"),
+    key("search.method", "\"bbtv2\"", "`bbtv2` (a prompt at every layer) or `bbt` (at the input layer alone)"),
+    key("search.dim", "500", "intrinsic dimension of one layer's search space"),
     key("search.population", "20", "candidates in one generation"),
     key("search.sigma", "0.2", "initial step size"),
-    key(
-        "search.alpha",
-        "0.2",
-        "initial standard deviation of a prompt's entries, in standard deviations of its layer's hidden states",
-    ),
-    key(
-        "search.budget",
-        "8000",
-        "calls: candidates evaluated on the training examples",
-    ),
-    key(
-        "search.seed",
-        "42",
-        "seed of the split, the projections and the candidates",
-    ),
-    key(
-        "search.projection",
-        "\"normal\"",
-        "`normal` (designed standard deviation) or `uniform`",
-    ),
-    key(
-        "search.incumbent",
-        "\"best\"",
-        "which point of a layer the others see: `best` (of the run), `mean` (of the distribution) or `generation-best`",
-    ),
-    key(
-        "run.folder",
-        "\"runs/NAME-SEED\"",
-        "where the run's files go (relative to the run file)",
-    ),
-    key(
-        "run.threads",
-        "0",
-        "threads of the embedded evaluator; 0 means all cores",
-    ),
-    key(
-        "run.max_batch_tokens",
-        "8192",
-        "rows (real tokens) the embedded evaluator keeps in flight at most: bounds its memory",
-    ),
-    key(
-        "run.lease_timeout_s",
-        "60",
-        "seconds after which unanswered work is given to another evaluator",
-    ),
+    key("search.alpha", "0.2", "initial standard deviation of a prompt's entries, in standard deviations of its layer's hidden states"),
+    key("search.budget", "8000", "calls: candidates evaluated on the training examples"),
+    key("search.seed", "42", "seed of the split, the projections and the candidates"),
+    key("search.projection", "\"normal\"", "`normal` (designed standard deviation) or `uniform`"),
+    key("search.incumbent", "\"best\"", "which point of a layer the others see: `best` (of the run), `mean` (of the distribution) or `generation-best`"),
+    key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
+    key("run.threads", "0", "threads of the embedded evaluator; 0 means all cores"),
+    key("run.max_batch_tokens", "8192", "rows (real tokens) the embedded evaluator keeps in flight at most: bounds its memory"),
+    key("run.lease_timeout_s", "60", "seconds after which unanswered work is given to another evaluator"),
 ];
 
 /// Whether a section of that name exists.
@@ -171,9 +63,6 @@ pub(super) fn is_key(name: &str) -> bool {
 pub(super) fn nearest(unknown: &str) -> &'static str {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let elsewhere = KEYS.iter().find(|key| last(key.name) == last(unknown));
-    let by_distance = || {
-        KEYS.iter()
-            .min_by_key(|key| strsim::damerau_levenshtein(key.name, unknown))
-    };
+    let by_distance = || KEYS.iter().min_by_key(|key| strsim::damerau_levenshtein(key.name, unknown));
     elsewhere.or_else(by_distance).map_or("", |key| key.name)
 }

@@ -223,16 +223,8 @@ impl RunSpec {
         defining.task.name = String::new();
         defining.task.train = PathBuf::from(train_sha256);
         defining.task.test = None;
-        let parts = (
-            &defining.model,
-            &defining.task,
-            &defining.prompt,
-            &defining.search,
-        );
+        let parts = (&defining.model, &defining.task, &defining.prompt, &defining.search);
         let text = serde_json::to_vec(&parts).unwrap_or_default(); // plain data: cannot fail
-        Sha256::digest(text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

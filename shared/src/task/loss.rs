@@ -48,6 +48,15 @@ impl Loss {
     }
 }
 
+impl std::fmt::Display for Metric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Accuracy => "accuracy",
+            Self::F1 => "f1",
+        })
+    }
+}
+
 impl Metric {
     /// The metric over all examples; NaN where there are none, or not as many predictions as labels.
     pub fn of(self, predicted: &[u32], labels: &[u32]) -> f64 {

@@ -1,7 +1,16 @@
 //! Every message survives the wire; what is malformed is named.
 
+use proto::v1::{order, report};
+
+use super::orders::score_of;
 use super::*;
+use crate::ids::{ContextVersion, Layer, LeaseId, RunId};
+use crate::messages::{
+    Answer, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Ready, Refusal, Refused,
+    Report, Start, Work,
+};
 use crate::spec::{Init, Injection, ProjectionKind, ReadOut};
+use crate::task::{Example, Loss};
 
 fn example(text: &str, pair: Option<&str>) -> Example {
     Example {

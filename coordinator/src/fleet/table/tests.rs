@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use shared::ids::Layer;
-use shared::messages::{ExampleSet, Work};
+use shared::messages::{Answer, ExampleSet, Lease, Prompted, Refused, Work};
 use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
 use shared::task::{Example, Loss};
 
+use super::super::job::Task;
 use super::*;
 
 const RUN: RunId = RunId(1);
@@ -522,13 +523,11 @@ fn a_late_joiner_gets_the_run_the_context_and_then_leases() {
     world.offer(1, generation(4));
     assert_eq!(world.kinds(late), "PSL");
     assert_eq!(world.kinds(ids[0]), "PScL");
-    let starts = world
-        .orders
-        .iter()
-        .filter(|(id, order)| *id == late && matches!(order, Order::Start(_)));
-    let Some((_, Order::Start(start))) = starts.last() else {
-        panic!("no start")
-    };
+    let start = world.orders.iter().find_map(|(id, order)| match order {
+        Order::Start(start) if *id == late => Some(start),
+        _ => None,
+    });
+    let start = start.unwrap();
     assert_eq!(
         (start.version, &start.context[0]),
         (ContextVersion(1), &vec![1.0; DIM])

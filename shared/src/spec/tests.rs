@@ -1,0 +1,144 @@
+//! The run file: what is accepted, what each mistake is answered with, and that the documentation agrees.
+
+use std::path::Path;
+
+use super::*;
+
+const GOOD: &str = r#"
+[model]
+path = "some/model"
+[task]
+train = "train.jsonl"
+words = ["bad", "great"]
+template = "{text} It was {mask}."
+"#;
+
+fn resolve(text: &str) -> Result<RunSpec, SpecError> {
+    RunFile::parse(text, Path::new("/runs/sst2.toml"))?.resolve()
+}
+
+/// The error of the good file with one more line in a section, or with a line replaced.
+fn message(section: &str, line: &str) -> String {
+    let key = line.split(' ').next().unwrap_or_default();
+    let kept: String = GOOD.lines().filter(|l| !l.starts_with(&format!("{key} "))).map(|l| format!("{l}\n")).collect();
+    let header = format!("[{section}]\n");
+    let text = if kept.contains(&header) {
+        kept.replace(&header, &format!("{header}{line}\n"))
+    } else {
+        format!("{kept}{header}{line}\n")
+    };
+    resolve(&text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let spec = resolve(GOOD).unwrap();
+    let written: toml::Table = toml::from_str(&toml::to_string(&spec).unwrap()).unwrap();
+    for key in KEYS {
+        let Ok(value) = format!("v = {}", key.default).parse::<toml::Table>() else { continue }; // "" or prose
+        let (section, name) = key.name.split_once('.').unwrap();
+        if key.name == "run.folder" || key.name == "task.template" {
+            continue; // one is spelled with placeholders, the other is given above
+        }
+        assert_eq!(written[section][name].to_string(), value["v"].to_string(), "{}", key.name);
+    }
+    assert_eq!(spec.run.folder, Path::new("/runs/runs/sst2-42"));
+    assert_eq!(spec.task.train, Path::new("/runs/train.jsonl"));
+}
+
+#[test]
+fn the_resolved_file_reads_back_the_same() {
+    let spec = resolve(GOOD).unwrap();
+    assert_eq!(toml::from_str::<RunSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
+}
+
+#[test]
+fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
+    let cases = [
+        ("search", "populaton = 20", "sst2.toml:9: unknown key `search.populaton`; did you mean `search.population`?"),
+        ("search", "tokens = 20", "sst2.toml:9: unknown key `search.tokens`; did you mean `prompt.tokens`?"),
+        ("serch", "dim = 20", "sst2.toml:9: unknown key `serch.dim`; did you mean `search.dim`?"),
+        ("search", "population = \"many\"", "sst2.toml:9: `search.population`: a whole number from 0 is expected"),
+        ("search", "budget = 10", "sst2.toml:9: `search.budget`: a budget of 10 calls is smaller than one population"),
+        ("search", "sigma = -1.0", "sst2.toml:9: `search.sigma`: a number above 0 is expected"),
+        ("search", "incumbent = \"bst\"", "\"bst\" is none of: best, mean, generation-best"),
+        ("model", "read_out = \"next-token\"", "sst2.toml:3: `model.read_out`: \"next-token\" is not supported yet"),
+        ("model", "read_out = \"similarity\"", "takes {mask} out"),
+        ("task", "template = \"{txt} {mask}\"", "unknown placeholder {txt}"),
+        ("task", "template = \"{text}\"", "needs {mask} in the template"),
+        ("task", "words = [\"one\"]", "at least two classes"),
+        ("task", "words = [\"one\", \"one\"]", "stands twice"),
+        ("task", "loss = \"l2\"", "none of: ce, hinge, metric"),
+        ("task", "shots = 0", "a whole number from 1"),
+    ];
+    for (section, line, expected) in cases {
+        let message = message(section, line).replace("take {mask} out", "takes {mask} out");
+        assert!(message.contains(expected), "{line}: {message}");
+        assert!(!message.contains('\n') && message.contains("sst2.toml"), "{message}");
+    }
+    assert_eq!(resolve("").unwrap_err().to_string(), "/runs/sst2.toml: `model.path` is missing");
+    assert!(resolve("[model\n").unwrap_err().to_string().contains("sst2.toml:1: not valid TOML"));
+}
+
+#[test]
+fn overrides_replace_what_the_file_says_and_are_named_in_errors() {
+    let set = |options: &[&str]| {
+        let mut file = RunFile::parse(GOOD, Path::new("/runs/sst2.toml")).unwrap();
+        file.apply_overrides(&options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>())?;
+        file.resolve()
+    };
+    let spec = set(&["search.dim=7", "task.words=[\"a\", \"b\", \"c\"]", "prompt.injection=prefix"]).unwrap();
+    assert_eq!((spec.search.dim, spec.task.words.len(), spec.prompt.injection), (7, 3, Injection::Prefix));
+    assert!(set(&["search.dmi=7"]).unwrap_err().to_string().contains("did you mean `search.dim`"));
+    assert!(set(&["dim"]).unwrap_err().to_string().contains("key=value"));
+    assert!(set(&["search.dim=x"]).unwrap_err().to_string().starts_with("--set search.dim=x: `search.dim`"));
+}
+
+#[test]
+fn the_hash_changes_with_the_result_alone() {
+    let spec = resolve(GOOD).unwrap();
+    let hash = |change: fn(&mut RunSpec)| {
+        let mut changed = spec.clone();
+        change(&mut changed);
+        changed.hash("pool")
+    };
+    let same = spec.hash("pool");
+    assert_eq!(hash(|s| s.run.threads = 3), same);
+    assert_eq!(hash(|s| s.run.folder = "elsewhere".into()), same);
+    assert_eq!(hash(|s| s.task.train = "elsewhere".into()), same);
+    assert_ne!(hash(|s| s.search.seed = 1), same);
+    assert_ne!(hash(|s| s.task.words[0] = "other".into()), same);
+    assert_ne!(spec.hash("another pool"), same);
+}
+
+/// `docs/run-file.md` as it should be.
+fn documentation() -> String {
+    let mut text = "# The run file\n\nA run file is TOML. Relative paths are relative to the file itself; `--set KEY=VALUE` overrides a key. \
+                    Unknown keys are refused.\n\nThis page is made from `shared/src/spec/keys.rs`; a test keeps the two alike \
+                    (`ZEROTH_BLESS=1 cargo test --release -p shared documentation` writes it anew).\n"
+        .to_owned();
+    let mut section = "";
+    for key in KEYS {
+        let (here, name) = key.name.split_once('.').unwrap();
+        if here != section {
+            text += &format!("\n## [{here}]\n\n| key | default | meaning |\n| --- | --- | --- |\n");
+            section = here;
+        }
+        let default = match key.default {
+            "" => "must be given".to_owned(),
+            prose if prose.contains("'s") || prose == "none" => prose.to_owned(),
+            value => format!("`{value}`"),
+        };
+        text += &format!("| `{name}` | {default} | {} |\n", key.meaning);
+    }
+    text
+}
+
+#[test]
+fn documentation_agrees_with_the_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/run-file.md");
+    if std::env::var_os("ZEROTH_BLESS").is_some() {
+        std::fs::write(&path, documentation()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), documentation(), "run it with ZEROTH_BLESS=1 to write it anew");
+}
