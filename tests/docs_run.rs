@@ -1,0 +1,267 @@
+//! Every command that README.md and docs/ show is run, with the reader's files replaced by tiny ones; every run file
+//! they show, and every example, is read. A command that no rule here covers fails the test.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use shared::spec::RunFile;
+use tests::{Case, Coordinator, Family, Process, binary, evaluator, root, run};
+
+/// A fenced block: its file and line, its language, its lines.
+struct Block {
+    place: String,
+    language: String,
+    lines: Vec<String>,
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md")];
+    let docs = fs::read_dir(root().join("docs")).into_iter().flatten();
+    pages.extend(
+        docs.map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "md")),
+    );
+    pages.sort();
+    pages
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        let mut open: Option<Block> = None;
+        for (number, line) in text.lines().enumerate() {
+            match (line.trim_start().strip_prefix("```"), &mut open) {
+                (Some(_), Some(_)) => blocks.extend(open.take()),
+                (Some(language), None) => {
+                    let place = format!("{}:{}", page.display(), number + 1);
+                    open = Some(Block {
+                        place,
+                        language: language.trim().to_owned(),
+                        lines: Vec::new(),
+                    });
+                }
+                (None, Some(block)) => block.lines.push(line.to_owned()),
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{}: a block is not closed", page.display());
+    }
+    blocks
+}
+
+/// The commands of a shell block: continued lines joined, comments and prompts taken off.
+fn commands(block: &Block) -> Vec<String> {
+    let joined = block.lines.join("\n").replace("\\\n", " ");
+    let bare = |line: &str| {
+        let line = line.trim().trim_start_matches("$ ");
+        line.split(" #").next().unwrap_or_default().trim().to_owned()
+    };
+    joined
+        .lines()
+        .map(bare)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+/// Commands that are not ours to run inside a test, and what is checked instead.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("git clone ", ""),                    // nothing of ours
+    ("cd ", ""),                           // nothing of ours
+    ("cargo test --workspace", ".ci/run"), // this test is part of it; the gate must call the same
+    ("cargo build --release", ""),         // what this test stands on
+    (".ci/run", ".ci/run"),                // calls this test
+    ("scripts/", ""),                      // takes minutes or the network: see `scripts_can_be_run`
+];
+
+/// Whether a shell command is covered without being run here.
+fn covered_elsewhere(command: &str) -> bool {
+    let Some((_, gate)) = ELSEWHERE.iter().find(|(start, _)| command.starts_with(start)) else {
+        return false;
+    };
+    if *gate == ".ci/run" && command != ".ci/run" {
+        let text = fs::read_to_string(root().join(".ci/run")).expect(".ci/run is there");
+        assert!(
+            text.contains(command),
+            ".ci/run does not call the documented `{command}`"
+        );
+    }
+    if command.starts_with("scripts/") {
+        let script = root().join(command.split_whitespace().next().unwrap());
+        assert!(
+            script.is_file(),
+            "{} is documented, but not there",
+            script.display()
+        );
+    }
+    true
+}
+
+/// A tiny finished run in `run/`, and the words of a documented command replaced by its files.
+struct Stage {
+    case: Case,
+    tunes: usize,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let case = Case::masked(Family::Bert, "add").set("search.budget", "24");
+        run(&mut case.tune("run", &[])).expect(0);
+        Self { case, tunes: 0 }
+    }
+
+    /// The command as it can be run in the case's folder.
+    fn adapt(&mut self, command: &str, url: &str) -> String {
+        let mut words = Vec::new();
+        let mut last = "";
+        for word in command.split_whitespace() {
+            words.push(match word {
+                _ if last == "--listen" => "127.0.0.1:0".to_owned(),
+                _ if word.ends_with("/zeroth") || word.ends_with("/zeroth-evaluator") => {
+                    word.rsplit('/').next().unwrap().to_owned()
+                }
+                _ if word.ends_with(".toml") => "run.toml".to_owned(),
+                _ if word.ends_with("prompt.safetensors") => "run/prompt.safetensors".to_owned(),
+                _ if word.starts_with("runs/") => "run".to_owned(),
+                _ if last == "--model" => "model".to_owned(),
+                _ if word.ends_with(".jsonl") || word.ends_with(".csv") || word.ends_with(".tsv") => {
+                    "test.jsonl".to_owned()
+                }
+                _ if word.starts_with("http://") || word.starts_with("https://") => url.to_owned(),
+                _ => word.to_owned(),
+            });
+            if word == "tune" && last.rsplit('/').next() == Some("zeroth") {
+                self.tunes += 1;
+                words.push(format!("--set run.folder=documented-{}", self.tunes));
+            }
+            last = word;
+        }
+        words.join(" ").trim_end_matches('&').to_owned()
+    }
+
+    fn shell(&self, command: &str) -> Command {
+        let folder = binary("zeroth").parent().unwrap().display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", command])
+            .current_dir(self.case.path(""))
+            .env("PATH", format!("{folder}:{path}"));
+        shell
+    }
+
+    /// Runs a documented command of `zeroth` or `zeroth-evaluator` with whatever it needs around it.
+    fn run(&mut self, place: &str, command: &str) {
+        let needs_coordinator = command.contains("--coordinator");
+        let coordinator = needs_coordinator.then(|| {
+            self.tunes += 1;
+            Coordinator::start(&self.case, &format!("documented-{}", self.tunes), &[])
+        });
+        let url = coordinator.as_ref().map(Coordinator::url).unwrap_or_default();
+        let adapted = self.adapt(command, &url);
+        let mut process = Process::start(&mut self.shell(&adapted));
+        let helper = command.contains("--listen").then(|| {
+            let line = process.err_line("listening on ");
+            let address = line
+                .split("listening on ")
+                .nth(1)
+                .and_then(|rest| rest.split(';').next())
+                .unwrap();
+            Process::start(&mut evaluator(&self.case, &format!("http://{address}"), "helper"))
+        });
+        let ended = process.wait();
+        assert_eq!(
+            ended.code,
+            Some(0),
+            "{place}: `{command}`, run as `{adapted}`\n{}",
+            ended.report()
+        );
+        if let Some(helper) = helper {
+            helper.wait().expect(0);
+        }
+    }
+}
+
+fn is_ours(command: &str) -> bool {
+    command.split(['|', ';']).any(|part| {
+        let name = part.split_whitespace().next().unwrap_or_default();
+        matches!(name.rsplit('/').next(), Some("zeroth" | "zeroth-evaluator"))
+    })
+}
+
+#[test]
+fn every_command_shown_runs() {
+    let mut stage = Stage::new();
+    let mut ran = 0;
+    for block in blocks()
+        .iter()
+        .filter(|block| matches!(block.language.as_str(), "sh" | "bash" | "shell" | "console"))
+    {
+        for command in commands(block) {
+            if is_ours(&command) {
+                stage.run(&block.place, &command);
+                ran += 1;
+            } else {
+                assert!(
+                    covered_elsewhere(&command),
+                    "{}: no rule runs or covers `{command}`",
+                    block.place
+                );
+            }
+        }
+    }
+    assert!(
+        ran >= 5,
+        "only {ran} commands of ours were found: has the blocks' language changed?"
+    );
+}
+
+#[test]
+fn every_run_file_shown_is_right() {
+    let mut read = 0;
+    for block in blocks().iter().filter(|block| block.language == "toml") {
+        let text = block.lines.join("\n");
+        if text.contains("[model]") && text.contains("[task]") {
+            let file = RunFile::parse(&text, &root().join("shown.toml"));
+            let resolved = file.and_then(|file| file.resolve());
+            assert!(resolved.is_ok(), "{}: {}", block.place, resolved.unwrap_err());
+            read += 1;
+        }
+    }
+    assert!(read >= 1, "no complete run file is shown");
+}
+
+#[test]
+fn every_example_is_right() {
+    let entries = fs::read_dir(root().join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let resolved = RunFile::read(&file).and_then(|file| file.resolve());
+        assert!(resolved.is_ok(), "{}: {}", file.display(), resolved.unwrap_err());
+    }
+}
+
+/// Scripts that a reader is sent to: executable, and their shells or Pythons can read them.
+#[test]
+fn scripts_can_be_run() {
+    use std::os::unix::fs::PermissionsExt;
+    for name in ["quickstart", "fetch-minilm"] {
+        let path = root().join("scripts").join(name);
+        let mode = fs::metadata(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .permissions();
+        assert!(mode.mode() & 0o111 != 0, "{} is not executable", path.display());
+        let text = fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        if first.contains("sh") && !first.contains("python") {
+            let shell = if first.contains("bash") { "bash" } else { "sh" };
+            run(Command::new(shell).arg("-n").arg(&path)).expect(0);
+        }
+    }
+}

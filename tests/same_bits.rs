@@ -1,0 +1,199 @@
+//! The same run embedded, with one remote evaluator, with three, and with one of the three killed: the same bits.
+
+use tests::{
+    Case, Coordinator, Family, Process, artefact, evaluator, generations, generations_done, run, until,
+};
+
+/// Losses and artefact of the case's run in one process.
+fn embedded(case: &Case, folder: &str, more: &[&str]) {
+    run(&mut case.tune(folder, more)).expect(0);
+    assert_eq!(generations(&case.path(folder)).len(), case.generations());
+}
+
+#[track_caller]
+fn assert_same(case: &Case, folder: &str) {
+    let (one, other) = (case.path("embedded"), case.path(folder));
+    for (a, b) in generations(&one).iter().zip(&generations(&other)) {
+        assert_eq!(a, b, "embedded and {folder} part here");
+    }
+    assert_eq!(generations(&one).len(), generations(&other).len(), "{folder}");
+    assert!(
+        artefact(&one) == artefact(&other),
+        "the artefacts of embedded and {folder} differ"
+    );
+}
+
+/// Evaluators that answered in each generation so far; the run may be in progress.
+fn shared_by(case: &Case, folder: &str) -> Vec<u64> {
+    let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap_or_default();
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    events.filter_map(|event| event["evaluators"].as_u64()).collect()
+}
+
+fn one_remote(case: &Case) {
+    let coordinator = Coordinator::start(case, "one", &[]);
+    let evaluator = Process::start(&mut evaluator(case, &coordinator.url(), "only"));
+    coordinator.process.wait().expect(0);
+    evaluator.wait().expect(0); // drained by the coordinator at the run's end
+    assert_same(case, "one");
+}
+
+fn three_remotes(case: &Case) {
+    let coordinator = Coordinator::start(case, "three", &[]);
+    let start = |name: &&str| Process::start(&mut evaluator(case, &coordinator.url(), name));
+    let evaluators: Vec<Process> = ["a", "b", "c"].iter().map(start).collect();
+    coordinator.process.wait().expect(0);
+    for evaluator in evaluators {
+        evaluator.wait().expect(0);
+    }
+    assert_same(case, "three");
+    let shared = shared_by(case, "three");
+    assert!(
+        shared.contains(&3),
+        "no generation was shared by all three: {shared:?}"
+    );
+}
+
+/// What the coordinator says of one evaluator.
+struct Seen {
+    members: usize,
+    leases: u64,
+    answered: u64,
+    idle_seconds: f64,
+}
+
+fn look_at(coordinator: &Coordinator, case: &Case, name: &str) -> Option<Seen> {
+    let status = coordinator.status(case);
+    let all = status["evaluators"].as_array()?;
+    let one = all.iter().find(|evaluator| evaluator["name"] == name)?;
+    let count = |key: &str| one[key].as_u64().unwrap_or_else(|| panic!("no {key} in {one}"));
+    Some(Seen {
+        members: all.len(),
+        leases: count("leases"),
+        answered: count("answered"),
+        idle_seconds: one["idle_seconds"].as_f64().unwrap_or_default(),
+    })
+}
+
+/// The victim is frozen until it holds a lease it can never answer, and then killed: that work must be done again.
+fn one_of_three_killed(case: &Case) {
+    let coordinator = Coordinator::start(case, "killed", &[]);
+    let start = |name: &&str| Process::start(&mut evaluator(case, &coordinator.url(), name));
+    let mut evaluators: Vec<Process> = ["victim", "b", "c"].iter().map(start).collect();
+    let victim = evaluators.remove(0);
+    let look = || look_at(&coordinator, case, "victim");
+    until("all three at work", || {
+        look().filter(|seen| seen.members == 3 && seen.answered > 0)
+    });
+    victim.signal("STOP");
+    // Silent for half a second in the midst of work, and holding some: it was given that work after the signal.
+    until("a lease in dead hands", || {
+        look().filter(|seen| seen.leases > 0 && seen.idle_seconds > 0.5)
+    });
+    victim.kill();
+    let done = generations_done(&case.path("killed"));
+    assert!(done < case.generations(), "the run was over before the kill");
+    coordinator.process.wait().expect(0);
+    for evaluator in evaluators {
+        evaluator.wait().expect(0);
+    }
+    assert_same(case, "killed");
+    let shared = shared_by(case, "killed");
+    assert!(shared.contains(&3), "the victim never took part: {shared:?}");
+    assert!(
+        shared.last().is_some_and(|&last| last <= 2),
+        "the dead still answer: {shared:?}"
+    );
+}
+
+fn all_ways(case: &Case) {
+    embedded(case, "embedded", &[]);
+    one_remote(case);
+    three_remotes(case);
+    one_of_three_killed(case);
+}
+
+#[test]
+fn bert_add_masked_lm() {
+    all_ways(&Case::masked(Family::Bert, "add").long(90));
+}
+
+#[test]
+fn roberta_prefix_masked_lm() {
+    all_ways(&Case::masked(Family::Roberta, "prefix").long(90));
+}
+
+#[test]
+fn bert_prefix_similarity() {
+    all_ways(&Case::similarity(Family::Bert, "prefix").long(90));
+}
+
+#[test]
+fn roberta_add_similarity() {
+    all_ways(&Case::similarity(Family::Roberta, "add").long(90));
+}
+
+/// BBT is the one-layer case: its next population must wait for its own losses.
+#[test]
+fn bbt_with_one_remote() {
+    let case = Case::masked(Family::Bert, "add").set("search.method", r#""bbt""#);
+    embedded(&case, "embedded", &[]);
+    one_remote(&case);
+    assert!(
+        generations(&case.path("one"))
+            .iter()
+            .all(|generation| generation["layer"] == 0)
+    );
+}
+
+/// Neither threads nor the token budget nor the run folder's name may show in the result.
+#[test]
+fn threads_and_token_budget() {
+    let case = Case::masked(Family::Bert, "add");
+    embedded(&case, "embedded", &[]);
+    for (folder, setting) in [
+        ("threads", "run.threads=2"),
+        ("budget", "run.max_batch_tokens=40"),
+    ] {
+        embedded(&case, folder, &["--set", setting]);
+        assert_same(&case, folder);
+    }
+}
+
+/// Another seed is another run: without this the comparisons above could not fail.
+#[test]
+fn another_seed_differs() {
+    let case = Case::masked(Family::Bert, "add");
+    embedded(&case, "embedded", &[]);
+    embedded(&case, "other", &["--set", "search.seed=8"]);
+    assert_ne!(
+        generations(&case.path("embedded")),
+        generations(&case.path("other"))
+    );
+    assert!(artefact(&case.path("embedded")) != artefact(&case.path("other")));
+}
+
+/// An evaluator asked to leave finishes what it holds and goes; the run goes on with the others.
+#[test]
+fn an_evaluator_leaves_on_sigterm() {
+    let case = Case::masked(Family::Bert, "add").long(90);
+    embedded(&case, "embedded", &[]);
+    let coordinator = Coordinator::start(&case, "left", &[]);
+    let start = |name: &str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
+    let (leaver, stayer) = (start("leaver"), start("stayer"));
+    until("both at work", || {
+        shared_by(&case, "left").contains(&2).then_some(())
+    });
+    leaver.signal("TERM");
+    let left = leaver.wait().expect(0);
+    assert!(
+        generations_done(&case.path("left")) < case.generations(),
+        "it left too late\n{}",
+        left.report()
+    );
+    coordinator.process.wait().expect(0);
+    stayer.wait().expect(0);
+    assert_same(&case, "left");
+}
