@@ -49,8 +49,8 @@ fn main() {
         engine.set_prompt(layer, prompt).unwrap();
     }
     let (mut seconds, mut logits) = (Vec::new(), Vec::new());
-    for layer in 0..context.len() {
-        engine.set_prompt(layer, &context[layer]).unwrap();
+    for (layer, prompt) in context.iter().enumerate() {
+        engine.set_prompt(layer, prompt).unwrap();
         let began = Instant::now(); // moving the cached context up is part of the work
         let found = engine.evaluate(layer, &candidates, examples.clone()).unwrap();
         seconds.push(began.elapsed().as_secs_f64() / candidates.len() as f64);

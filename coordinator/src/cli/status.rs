@@ -79,7 +79,7 @@ fn from_folder(folder: &Path, as_json: bool) -> Result<(), Error> {
         Error::Input(format!("{}: {error}; a run folder holds this file", path.display()))
     })?;
     let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()); // a torn last line is no event
-    let last = events.filter(|event| !matches!(event, Event::Begin { .. })).last();
+    let last = events.rev().find(|event| !matches!(event, Event::Begin { .. }));
     match last {
         None if as_json => println!("{}", json!({"state": "begun", "calls": 0})),
         None => println!("{}: begun, no generation finished", folder.display()),

@@ -120,7 +120,7 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
 fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.0);
     let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
-    let r = n.mul_add(-0.693_359_375, clamped);
+    let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = 1.987_569_1e-4_f32;
     let p = p.mul_add(r, 1.398_199_9e-3);
