@@ -123,7 +123,7 @@ impl Stage {
                 }
                 _ if word.ends_with(".toml") => "run.toml".to_owned(),
                 _ if word.ends_with("prompt.safetensors") => "run/prompt.safetensors".to_owned(),
-                _ if word.starts_with("runs/") => "run".to_owned(),
+                _ if word.starts_with("runs/") || word.contains("/runs/") => "run".to_owned(),
                 _ if last == "--model" => "model".to_owned(),
                 _ if word.ends_with(".jsonl") || word.ends_with(".csv") || word.ends_with(".tsv") => {
                     "test.jsonl".to_owned()

@@ -51,7 +51,7 @@ fn decisions_know_no_runtime() {
     for file in ["table", "cut", "gather"] {
         assert_free_of(
             &format!("coordinator/src/fleet/{file}.rs"),
-            &["tokio", "tonic", "proto"],
+            &["tokio", "tonic", "proto::v1"],
         );
     }
     assert_free_of(
