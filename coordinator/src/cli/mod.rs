@@ -18,7 +18,7 @@ use crate::error::Error;
 
 /// Tunes language models without gradients: BBTv2 and BBT over a fleet of evaluators.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "zeroth", version, propagate_version = true)]
 pub struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as `coordinator=debug`.
     #[arg(long, global = true, env = "ZEROTH_LOG", default_value = "warn")]
