@@ -59,6 +59,8 @@ pub(super) enum Message {
 #[derive(Debug)]
 struct Line {
     name: String,
+    /// In this process: its reason is the command's own error, said once.
+    sole: bool,
     orders: mpsc::Sender<Order>,
     dropped: oneshot::Sender<Refusal>,
 }
@@ -187,6 +189,7 @@ impl Owner {
             id,
             Line {
                 name,
+                sole,
                 orders,
                 dropped,
             },
@@ -240,7 +243,9 @@ impl Owner {
                 };
                 match reason {
                     Some(reason) => {
-                        warn!("evaluator {} ({id}) dropped: {reason}", line.name);
+                        if !line.sole {
+                            warn!("evaluator {} ({id}) dropped: {reason}", line.name);
+                        }
                         let _ = line.dropped.send(reason); // it may have gone
                     }
                     None => info!("evaluator {} ({id}) has left", line.name),
