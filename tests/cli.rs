@@ -8,32 +8,19 @@ fn bert() -> Case {
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|number| number.as_f64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 #[track_caller]
 fn assert_share(value: &Value) {
-    assert!(
-        value.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)),
-        "{value}"
-    );
+    assert!(value.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{value}");
 }
 
 #[test]
 fn tune_ends_with_one_json_object() {
     let case = bert().set("task.name", r#""films""#);
     let ended = run(&mut case.tune("run", &[])).expect(0);
-    assert_eq!(
-        ended.out.lines().count(),
-        1,
-        "progress belongs on stderr\n{}",
-        ended.report()
-    );
+    assert_eq!(ended.out.lines().count(), 1, "progress belongs on stderr\n{}", ended.report());
     let line = ended.json();
     let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
     let wanted = [
@@ -50,10 +37,7 @@ fn tune_ends_with_one_json_object() {
         "artefact",
     ];
     for key in wanted {
-        assert!(
-            line.get(key).is_some_and(|value| !value.is_null()),
-            "no {key} in {keys:?}"
-        );
+        assert!(line.get(key).is_some_and(|value| !value.is_null()), "no {key} in {keys:?}");
     }
     assert_eq!(line["task"], "films");
     assert_eq!(line["seed"], 7);
@@ -61,19 +45,12 @@ fn tune_ends_with_one_json_object() {
     for key in ["dev", "test_before", "test_after"] {
         assert_share(&line[key]);
     }
-    let (seconds, each) = (
-        line["seconds"].as_f64().unwrap(),
-        line["seconds_per_call"].as_f64().unwrap(),
-    );
+    let (seconds, each) = (line["seconds"].as_f64().unwrap(), line["seconds_per_call"].as_f64().unwrap());
     assert!(
         seconds > 0.0 && (each * line["calls"].as_f64().unwrap() - seconds).abs() < 1e-9 * seconds.max(1.0)
     );
     let artefact = std::path::PathBuf::from(line["artefact"].as_str().unwrap());
-    assert!(
-        artefact.is_absolute() && artefact.exists(),
-        "{}",
-        artefact.display()
-    );
+    assert!(artefact.is_absolute() && artefact.exists(), "{}", artefact.display());
     assert!(line["model"].as_str().unwrap().contains("model"), "{line}");
     assert!(line["run"].as_str().unwrap().contains("run"), "{line}");
 }
@@ -82,19 +59,12 @@ fn tune_ends_with_one_json_object() {
 fn tune_without_a_test_set_and_without_json() {
     let case = bert().unset("task.test");
     let line = run(&mut case.tune("run", &[])).expect(0).json();
-    assert!(
-        line["test_before"].is_null() && line["test_after"].is_null(),
-        "{line}"
-    );
+    assert!(line["test_before"].is_null() && line["test_after"].is_null(), "{line}");
     let ended = run(&mut case.zeroth(&["tune", "run.toml", "--set", "run.folder=plain"])).expect(0);
     for part in ["144 calls", "prompt.safetensors", "dev"] {
         assert!(ended.out.contains(part), "{part}\n{}", ended.report());
     }
-    assert!(
-        ended.err.lines().any(|line| line.contains("144")),
-        "plain progress lines\n{}",
-        ended.report()
-    );
+    assert!(ended.err.lines().any(|line| line.contains("144")), "plain progress lines\n{}", ended.report());
 }
 
 /// A budget that is no multiple of the population: generations are whole.
@@ -109,36 +79,17 @@ fn tune_spends_whole_generations() {
 fn dry_run_says_what_would_run() {
     let case = bert().set("search.budget", "100");
     let line = run(&mut case.tune("run", &["--dry-run"])).expect(0).json();
-    assert_eq!(
-        (&line["calls"], &line["generations"]),
-        (&Value::from(96), &Value::from(16))
-    );
-    for key in [
-        "flops",
-        "memory_bytes",
-        "wire_bytes",
-        "seconds_per_call",
-        "seconds",
-        "train_tokens",
-    ] {
-        assert!(
-            line[key].as_f64().is_some_and(|number| number > 0.0),
-            "{key}: {line}"
-        );
+    assert_eq!((&line["calls"], &line["generations"]), (&Value::from(96), &Value::from(16)));
+    for key in ["flops", "memory_bytes", "wire_bytes", "seconds_per_call", "seconds", "train_tokens"] {
+        assert!(line[key].as_f64().is_some_and(|number| number > 0.0), "{key}: {line}");
     }
-    let (each, all) = (
-        line["seconds_per_call"].as_f64().unwrap(),
-        line["seconds"].as_f64().unwrap(),
-    );
+    let (each, all) = (line["seconds_per_call"].as_f64().unwrap(), line["seconds"].as_f64().unwrap());
     assert!((all - 96.0 * each).abs() < 1e-9 + 1e-6 * all, "{line}");
     // 8 examples of at least 12 tokens and 3 prompt rows; three layers' matrices of 40x40x4 and 40x72x2 a token.
     assert!(line["train_tokens"].as_f64().unwrap() >= 8.0 * 15.0, "{line}");
     let least = 96.0 * line["train_tokens"].as_f64().unwrap() * 2.0 * (40 * 40 * 2) as f64;
     let most = 96.0 * line["train_tokens"].as_f64().unwrap() * 3.0 * 4.0 * (40 * (40 * 4 + 72 * 2)) as f64;
-    assert!(
-        (least..most).contains(&line["flops"].as_f64().unwrap()),
-        "{least} {line} {most}"
-    );
+    assert!((least..most).contains(&line["flops"].as_f64().unwrap()), "{least} {line} {most}");
     assert!(!case.path("run").exists(), "a dry run leaves nothing behind");
 
     let ended = run(&mut case.zeroth(&["tune", "run.toml", "--dry-run"])).expect(0);
@@ -180,11 +131,7 @@ fn predict_from_artefact_and_from_run_file() {
     let manual = by_text("run.toml", &[]);
     assert_eq!((tuned.len(), manual.len()), (3, 3));
     assert_ne!(tuned, manual, "the tuned prompt must show");
-    assert_eq!(
-        tuned,
-        by_text("run/prompt.safetensors", &[]),
-        "a folder stands for its artefact"
-    );
+    assert_eq!(tuned, by_text("run/prompt.safetensors", &[]), "a folder stands for its artefact");
     // The artefact finds its model anew where it has been moved.
     std::fs::rename(case.path("model"), case.path("moved")).unwrap();
     assert_eq!(tuned, by_text("run", &["--model", "moved"]));
@@ -193,20 +140,14 @@ fn predict_from_artefact_and_from_run_file() {
     // Standard input, more lines than one batch: the same probabilities whatever stands beside a text.
     let lines: String = (0..70).map(|i| format!("{}\n", TEXTS[i % 3])).collect();
     let mut command = case.zeroth(&["predict", "run", "--json"]);
-    let piped = predictions(
-        &Process::start_with_input(&mut command, &lines).wait().expect(0),
-        ["bad", "great"],
-    );
+    let piped =
+        predictions(&Process::start_with_input(&mut command, &lines).wait().expect(0), ["bad", "great"]);
     assert_eq!(piped.len(), 70);
     for (i, prediction) in piped.iter().enumerate() {
         assert_eq!(prediction, &tuned[i % 3], "line {i}");
     }
     let plain = run(&mut case.zeroth(&["predict", "run", "--text", TEXTS[0]])).expect(0);
-    assert!(
-        plain.out.contains(["bad", "great"][tuned[0].0 as usize]),
-        "{}",
-        plain.report()
-    );
+    assert!(plain.out.contains(["bad", "great"][tuned[0].0 as usize]), "{}", plain.report());
 }
 
 #[test]
@@ -215,10 +156,7 @@ fn predict_with_similarity() {
     run(&mut case.tune("run", &[])).expect(0);
     for source in ["run", "run.toml"] {
         let ended = run(&mut case.zeroth(&["predict", source, "--json", "--text", TEXTS[0]])).expect(0);
-        assert_eq!(
-            predictions(&ended, ["it was terrible !", "it was great"]).len(),
-            1
-        );
+        assert_eq!(predictions(&ended, ["it was terrible !", "it was great"]).len(), 1);
     }
 }
 
@@ -228,65 +166,35 @@ fn score_agrees_with_the_run() {
     let case = bert();
     let tuned = run(&mut case.tune("run", &[])).expect(0).json();
     let score = |arguments: &[&str]| {
-        run(&mut case.zeroth(&[&["score", "--json"], arguments].concat()))
-            .expect(0)
-            .json()
+        run(&mut case.zeroth(&[&["score", "--json"], arguments].concat())).expect(0).json()
     };
     let manual = score(&["run.toml"]);
-    assert_eq!(
-        (&manual["metric"], &manual["examples"]),
-        (&tuned["test_before"], &Value::from(30))
-    );
+    assert_eq!((&manual["metric"], &manual["examples"]), (&tuned["test_before"], &Value::from(30)));
     let after = score(&["run", "--data", "test.jsonl"]);
     assert_eq!(after["metric"], tuned["test_after"]);
     assert!(after["loss"].as_f64().is_some_and(|loss| loss > 0.0), "{after}");
 
     let rows = std::fs::read_to_string(case.path("test.jsonl")).unwrap();
-    let rows: Vec<Value> = rows
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let texts: String = rows
-        .iter()
-        .map(|row| format!("{}\n", row["text"].as_str().unwrap()))
-        .collect();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: String = rows.iter().map(|row| format!("{}\n", row["text"].as_str().unwrap())).collect();
     let mut command = case.zeroth(&["predict", "run", "--json"]);
-    let predicted = predictions(
-        &Process::start_with_input(&mut command, &texts).wait().expect(0),
-        ["bad", "great"],
-    );
-    let right = predicted
-        .iter()
-        .zip(&rows)
-        .filter(|((label, _), row)| row["label"] == *label)
-        .count();
+    let predicted =
+        predictions(&Process::start_with_input(&mut command, &texts).wait().expect(0), ["bad", "great"]);
+    let right = predicted.iter().zip(&rows).filter(|((label, _), row)| row["label"] == *label).count();
     assert_eq!(right as f64 / 30.0, after["metric"].as_f64().unwrap());
     run(&mut case.zeroth(&["score", "run"])).expect_refusal(&["--data"]);
     let plain = run(&mut case.zeroth(&["score", "run.toml"])).expect(0);
-    assert!(
-        plain.out.contains("30 examples") && plain.out.contains("accuracy"),
-        "{}",
-        plain.report()
-    );
+    assert!(plain.out.contains("30 examples") && plain.out.contains("accuracy"), "{}", plain.report());
 }
 
 #[test]
 fn status_from_the_folder() {
     let case = bert();
     run(&mut case.tune("run", &[])).expect(0);
-    let status = run(&mut case.zeroth(&["status", "run", "--json"]))
-        .expect(0)
-        .json();
-    assert_eq!(
-        (&status["event"], &status["calls"]),
-        (&Value::from("end"), &Value::from(144))
-    );
+    let status = run(&mut case.zeroth(&["status", "run", "--json"])).expect(0).json();
+    assert_eq!((&status["event"], &status["calls"]), (&Value::from("end"), &Value::from(144)));
     let plain = run(&mut case.zeroth(&["status", "run"])).expect(0);
-    assert!(
-        plain.out.contains("done") && plain.out.contains("144 calls"),
-        "{}",
-        plain.report()
-    );
+    assert!(plain.out.contains("done") && plain.out.contains("144 calls"), "{}", plain.report());
     run(&mut case.zeroth(&["status", "absent"])).expect_refusal(&["absent"]);
 }
 
@@ -296,12 +204,7 @@ fn status_from_the_coordinator() {
     let coordinator = Coordinator::start(&case, "run", &[]);
     let waiting = coordinator.status(&case);
     assert_eq!(waiting["evaluators"], Value::Array(Vec::new()), "{waiting}");
-    assert!(
-        waiting["runs"][0]["state"]
-            .as_str()
-            .is_some_and(|state| state.contains("waiting")),
-        "{waiting}"
-    );
+    assert!(waiting["runs"][0]["state"].as_str().is_some_and(|state| state.contains("waiting")), "{waiting}");
     let evaluator = Process::start(&mut evaluator(&case, &coordinator.url(), "helper"));
     let folder = case.path("run");
     until("the run to begin", || {
@@ -318,17 +221,10 @@ fn status_from_the_coordinator() {
     let run_status = &running["runs"][0];
     assert_eq!(run_status["state"], "running", "{running}");
     assert_eq!(run_status["budget"].as_u64().unwrap(), 360, "{running}");
-    assert!(
-        (1..360).contains(&run_status["calls"].as_u64().unwrap()),
-        "{running}"
-    );
+    assert!((1..360).contains(&run_status["calls"].as_u64().unwrap()), "{running}");
     assert_eq!(running["evaluators"][0]["name"], "helper", "{running}");
     let plain = run(&mut case.zeroth(&["status", "--coordinator", &coordinator.url()])).expect(0);
-    assert!(
-        plain.out.contains("running") && plain.out.contains("helper"),
-        "{}",
-        plain.report()
-    );
+    assert!(plain.out.contains("running") && plain.out.contains("helper"), "{}", plain.report());
     let url = coordinator.url();
     coordinator.process.wait().expect(0);
     evaluator.wait().expect(0);
@@ -347,11 +243,7 @@ fn every_command_has_help() {
     for command in ["tune", "score", "predict", "status"] {
         assert!(top.out.contains(command), "{}", top.report());
         let help = run(&mut case.zeroth(&[command, "--help"])).expect(0);
-        assert!(
-            help.out.contains("Usage: zeroth") && help.out.contains(command),
-            "{}",
-            help.report()
-        );
+        assert!(help.out.contains("Usage: zeroth") && help.out.contains(command), "{}", help.report());
     }
     let version = run(&mut case.zeroth(&["--version"])).expect(0);
     assert!(version.out.starts_with("zeroth "), "{}", version.report());

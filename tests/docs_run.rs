@@ -19,8 +19,7 @@ fn pages() -> Vec<PathBuf> {
     let mut pages = vec![root().join("README.md")];
     let docs = fs::read_dir(root().join("docs")).into_iter().flatten();
     pages.extend(
-        docs.map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|e| e == "md")),
+        docs.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "md")),
     );
     pages.sort();
     pages
@@ -36,11 +35,7 @@ fn blocks() -> Vec<Block> {
                 (Some(_), Some(_)) => blocks.extend(open.take()),
                 (Some(language), None) => {
                     let place = format!("{}:{}", page.display(), number + 1);
-                    open = Some(Block {
-                        place,
-                        language: language.trim().to_owned(),
-                        lines: Vec::new(),
-                    });
+                    open = Some(Block { place, language: language.trim().to_owned(), lines: Vec::new() });
                 }
                 (None, Some(block)) => block.lines.push(line.to_owned()),
                 (None, None) => {}
@@ -58,11 +53,7 @@ fn commands(block: &Block) -> Vec<String> {
         let line = line.trim().trim_start_matches("$ ");
         line.split(" #").next().unwrap_or_default().trim().to_owned()
     };
-    joined
-        .lines()
-        .map(bare)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .collect()
+    joined.lines().map(bare).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
 /// Commands that are not ours to run inside a test, and what is checked instead.
@@ -82,18 +73,11 @@ fn covered_elsewhere(command: &str) -> bool {
     };
     if *gate == ".ci/run" && command != ".ci/run" {
         let text = fs::read_to_string(root().join(".ci/run")).expect(".ci/run is there");
-        assert!(
-            text.contains(command),
-            ".ci/run does not call the documented `{command}`"
-        );
+        assert!(text.contains(command), ".ci/run does not call the documented `{command}`");
     }
     if command.starts_with("scripts/") {
         let script = root().join(command.split_whitespace().next().unwrap());
-        assert!(
-            script.is_file(),
-            "{} is documented, but not there",
-            script.display()
-        );
+        assert!(script.is_file(), "{} is documented, but not there", script.display());
     }
     true
 }
@@ -144,10 +128,7 @@ impl Stage {
         let folder = binary("zeroth").parent().unwrap().display().to_string();
         let path = std::env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("sh");
-        shell
-            .args(["-c", command])
-            .current_dir(self.case.path(""))
-            .env("PATH", format!("{folder}:{path}"));
+        shell.args(["-c", command]).current_dir(self.case.path("")).env("PATH", format!("{folder}:{path}"));
         shell
     }
 
@@ -163,20 +144,11 @@ impl Stage {
         let mut process = Process::start(&mut self.shell(&adapted));
         let helper = command.contains("--listen").then(|| {
             let line = process.err_line("listening on ");
-            let address = line
-                .split("listening on ")
-                .nth(1)
-                .and_then(|rest| rest.split(';').next())
-                .unwrap();
+            let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(';').next()).unwrap();
             Process::start(&mut evaluator(&self.case, &format!("http://{address}"), "helper"))
         });
         let ended = process.wait();
-        assert_eq!(
-            ended.code,
-            Some(0),
-            "{place}: `{command}`, run as `{adapted}`\n{}",
-            ended.report()
-        );
+        assert_eq!(ended.code, Some(0), "{place}: `{command}`, run as `{adapted}`\n{}", ended.report());
         if let Some(helper) = helper {
             helper.wait().expect(0);
         }
@@ -194,27 +166,19 @@ fn is_ours(command: &str) -> bool {
 fn every_command_shown_runs() {
     let mut stage = Stage::new();
     let mut ran = 0;
-    for block in blocks()
-        .iter()
-        .filter(|block| matches!(block.language.as_str(), "sh" | "bash" | "shell" | "console"))
+    for block in
+        blocks().iter().filter(|block| matches!(block.language.as_str(), "sh" | "bash" | "shell" | "console"))
     {
         for command in commands(block) {
             if is_ours(&command) {
                 stage.run(&block.place, &command);
                 ran += 1;
             } else {
-                assert!(
-                    covered_elsewhere(&command),
-                    "{}: no rule runs or covers `{command}`",
-                    block.place
-                );
+                assert!(covered_elsewhere(&command), "{}: no rule runs or covers `{command}`", block.place);
             }
         }
     }
-    assert!(
-        ran >= 5,
-        "only {ran} commands of ours were found: has the blocks' language changed?"
-    );
+    assert!(ran >= 5, "only {ran} commands of ours were found: has the blocks' language changed?");
 }
 
 #[test]
@@ -234,12 +198,8 @@ fn every_run_file_shown_is_right() {
 
 #[test]
 fn every_example_is_right() {
-    let entries = fs::read_dir(root().join("examples"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> = entries
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .collect();
+    let entries = fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
         let resolved = RunFile::read(&file).and_then(|file| file.resolve());
@@ -253,9 +213,8 @@ fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt;
     for name in ["quickstart", "fetch-minilm"] {
         let path = root().join("scripts").join(name);
-        let mode = fs::metadata(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-            .permissions();
+        let mode =
+            fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions();
         assert!(mode.mode() & 0o111 != 0, "{} is not executable", path.display());
         let text = fs::read_to_string(&path).unwrap();
         let first = text.lines().next().unwrap_or_default();

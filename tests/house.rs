@@ -12,9 +12,7 @@ fn sources(path: &Path) -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let inner = entries.flat_map(|entry| sources(&entry.unwrap().path()));
-    inner
-        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-        .collect()
+    inner.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
 /// No line of `room` may name the crates `banned`.
@@ -25,12 +23,7 @@ fn assert_free_of(room: &str, banned: &[&str]) {
         for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             for name in banned {
-                assert!(
-                    !names(code, name),
-                    "{}:{} uses {name}: {line}",
-                    file.display(),
-                    number + 1
-                );
+                assert!(!names(code, name), "{}:{} uses {name}: {line}", file.display(), number + 1);
             }
         }
     }
@@ -54,10 +47,7 @@ fn decisions_know_no_runtime() {
             &["tokio", "tonic", "proto::v1"],
         );
     }
-    assert_free_of(
-        "coordinator/src/cma",
-        &["tokio", "tonic", "proto", "crate::fleet", "crate::search"],
-    );
+    assert_free_of("coordinator/src/cma", &["tokio", "tonic", "proto", "crate::fleet", "crate::search"]);
     assert_free_of("coordinator/src/search", &["tokio", "tonic", "proto"]);
 }
 
@@ -71,41 +61,22 @@ fn the_model_knows_no_wire() {
 /// The dependencies a crate declares, its tests' own left out.
 fn dependencies(package: &str) -> String {
     let text = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-    let after = text
-        .split("[dependencies]")
-        .nth(1)
-        .expect("a section [dependencies]");
+    let after = text.split("[dependencies]").nth(1).expect("a section [dependencies]");
     after.split("\n[").next().unwrap_or_default().to_owned()
 }
 
 #[test]
 fn crates_depend_downwards_only() {
     let rules: [(&str, &[&str]); 3] = [
-        (
-            "proto",
-            &["shared", "evaluator", "coordinator", "candle", "tokenizers"],
-        ),
-        (
-            "shared",
-            &[
-                "tokio",
-                "tonic",
-                "candle",
-                "tokenizers",
-                "evaluator",
-                "coordinator",
-            ],
-        ),
+        ("proto", &["shared", "evaluator", "coordinator", "candle", "tokenizers"]),
+        ("shared", &["tokio", "tonic", "candle", "tokenizers", "evaluator", "coordinator"]),
         ("evaluator", &["coordinator", "faer"]),
     ];
     for (package, banned) in rules {
         let declared = dependencies(package);
         for line in declared.lines() {
             let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
-            assert!(
-                !banned.iter().any(|banned| name.starts_with(banned)),
-                "{package}/Cargo.toml: {line}"
-            );
+            assert!(!banned.iter().any(|banned| name.starts_with(banned)), "{package}/Cargo.toml: {line}");
         }
     }
     assert!(dependencies("coordinator").contains("evaluator = { workspace = true, optional = true }"));

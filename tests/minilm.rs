@@ -7,15 +7,9 @@ use tests::{Case, Coordinator, Family, Process, artefact, evaluator, generations
 /// The model's folder; says so and gives nothing where it is absent.
 fn minilm() -> Option<PathBuf> {
     let named = std::env::var_os("ZEROTH_MINILM").map(PathBuf::from);
-    let folder = named
-        .clone()
-        .unwrap_or_else(|| root().join("models/all-MiniLM-L6-v2"));
+    let folder = named.clone().unwrap_or_else(|| root().join("models/all-MiniLM-L6-v2"));
     let there = folder.join("model.safetensors").is_file();
-    assert!(
-        there || named.is_none(),
-        "ZEROTH_MINILM={} holds no model.safetensors",
-        folder.display()
-    );
+    assert!(there || named.is_none(), "ZEROTH_MINILM={} holds no model.safetensors", folder.display());
     if !there {
         eprintln!("skipped: no all-MiniLM-L6-v2; set ZEROTH_MINILM=FOLDER or run scripts/fetch-minilm");
     }
@@ -38,9 +32,6 @@ fn embedded_and_remote_agree() {
     let helper = Process::start(&mut evaluator(&case, &coordinator.url(), "helper"));
     coordinator.process.wait().expect(0);
     helper.wait().expect(0);
-    assert_eq!(
-        generations(&case.path("embedded")),
-        generations(&case.path("remote"))
-    );
+    assert_eq!(generations(&case.path("embedded")), generations(&case.path("remote")));
     assert!(artefact(&case.path("embedded")) == artefact(&case.path("remote")));
 }

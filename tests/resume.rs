@@ -22,10 +22,7 @@ fn bert() -> (Case, Ended) {
 fn assert_as_whole(case: &Case, folder: &str) {
     let (one, other) = (case.path("whole"), case.path(folder));
     assert_eq!(generations(&one), generations(&other), "losses of {folder}");
-    assert!(
-        artefact(&one) == artefact(&other),
-        "the artefact of {folder} differs"
-    );
+    assert!(artefact(&one) == artefact(&other), "the artefact of {folder} differs");
 }
 
 /// Starts (or resumes) a run, and kills it as soon as it has finished so many generations.
@@ -38,10 +35,7 @@ fn kill_after(case: &Case, folder: &str, done: usize, more: &[&str]) -> Ended {
     });
     let ended = process.kill();
     let done = generations_done(&path);
-    assert!(
-        done < case.generations(),
-        "all {done} generations were done before the kill"
-    );
+    assert!(done < case.generations(), "all {done} generations were done before the kill");
     ended
 }
 
@@ -98,10 +92,7 @@ fn killed_while_finishing() {
     process.kill();
     let folder = case.path("finishing");
     assert_eq!(generations_done(&folder), case.generations());
-    assert!(
-        !folder.join("prompt.safetensors").exists(),
-        "it had finished before the kill"
-    );
+    assert!(!folder.join("prompt.safetensors").exists(), "it had finished before the kill");
     resume(&case, "finishing").expect(0);
     assert_as_whole(&case, "finishing");
 }
@@ -182,10 +173,8 @@ fn a_corrupt_checkpoint_falls_back_to_the_one_before() {
         let [newest, _] = interrupted(&case, &folder);
         damage(&newest, &mut dice);
         let resumed = resume(&case, &folder).expect(0);
-        let said = resumed
-            .err
-            .lines()
-            .any(|line| line.contains("checkpoint.bin") && line.contains("before it"));
+        let said =
+            resumed.err.lines().any(|line| line.contains("checkpoint.bin") && line.contains("before it"));
         assert!(said, "it did not say so\n{}", resumed.report());
         assert_as_whole(&case, &folder);
     }
@@ -221,15 +210,10 @@ fn a_killed_coordinator_comes_back_to_its_evaluators() {
     let start = |name: &&str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let mut evaluators: Vec<Process> = ["a", "b"].iter().map(start).collect();
     let folder = case.path("back");
-    until("a generation to kill in", || {
-        (generations_done(&folder) >= 5).then_some(())
-    });
+    until("a generation to kill in", || (generations_done(&folder) >= 5).then_some(()));
     let address = coordinator.address.clone();
     coordinator.process.kill();
-    assert!(
-        generations_done(&folder) < case.generations(),
-        "all was done before the kill"
-    );
+    assert!(generations_done(&folder) < case.generations(), "all was done before the kill");
     for evaluator in &mut evaluators {
         evaluator.err_line(&address); // it says whom it has lost
         assert!(evaluator.is_running());

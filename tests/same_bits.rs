@@ -17,18 +17,13 @@ fn assert_same(case: &Case, folder: &str) {
         assert_eq!(a, b, "embedded and {folder} part here");
     }
     assert_eq!(generations(&one).len(), generations(&other).len(), "{folder}");
-    assert!(
-        artefact(&one) == artefact(&other),
-        "the artefacts of embedded and {folder} differ"
-    );
+    assert!(artefact(&one) == artefact(&other), "the artefacts of embedded and {folder} differ");
 }
 
 /// Evaluators that answered in each generation so far; the run may be in progress.
 fn shared_by(case: &Case, folder: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(case.path(folder).join("events.jsonl")).unwrap_or_default();
-    let events = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     events.filter_map(|event| event["evaluators"].as_u64()).collect()
 }
 
@@ -50,10 +45,7 @@ fn three_remotes(case: &Case) {
     }
     assert_same(case, "three");
     let shared = shared_by(case, "three");
-    assert!(
-        shared.contains(&3),
-        "no generation was shared by all three: {shared:?}"
-    );
+    assert!(shared.contains(&3), "no generation was shared by all three: {shared:?}");
 }
 
 /// What the coordinator says of one evaluator.
@@ -84,14 +76,10 @@ fn one_of_three_killed(case: &Case) {
     let mut evaluators: Vec<Process> = ["victim", "b", "c"].iter().map(start).collect();
     let victim = evaluators.remove(0);
     let look = || look_at(&coordinator, case, "victim");
-    until("all three at work", || {
-        look().filter(|seen| seen.members == 3 && seen.answered > 0)
-    });
+    until("all three at work", || look().filter(|seen| seen.members == 3 && seen.answered > 0));
     victim.signal("STOP");
     // Silent for half a second in the midst of work, and holding some: it was given that work after the signal.
-    until("a lease in dead hands", || {
-        look().filter(|seen| seen.leases > 0 && seen.idle_seconds > 0.5)
-    });
+    until("a lease in dead hands", || look().filter(|seen| seen.leases > 0 && seen.idle_seconds > 0.5));
     victim.kill();
     let done = generations_done(&case.path("killed"));
     assert!(done < case.generations(), "the run was over before the kill");
@@ -102,10 +90,7 @@ fn one_of_three_killed(case: &Case) {
     assert_same(case, "killed");
     let shared = shared_by(case, "killed");
     assert!(shared.contains(&3), "the victim never took part: {shared:?}");
-    assert!(
-        shared.last().is_some_and(|&last| last <= 2),
-        "the dead still answer: {shared:?}"
-    );
+    assert!(shared.last().is_some_and(|&last| last <= 2), "the dead still answer: {shared:?}");
 }
 
 fn all_ways(case: &Case) {
@@ -141,11 +126,7 @@ fn bbt_with_one_remote() {
     let case = Case::masked(Family::Bert, "add").set("search.method", r#""bbt""#);
     embedded(&case, "embedded", &[]);
     one_remote(&case);
-    assert!(
-        generations(&case.path("one"))
-            .iter()
-            .all(|generation| generation["layer"] == 0)
-    );
+    assert!(generations(&case.path("one")).iter().all(|generation| generation["layer"] == 0));
 }
 
 /// Neither threads nor the token budget nor the run folder's name may show in the result.
@@ -153,10 +134,7 @@ fn bbt_with_one_remote() {
 fn threads_and_token_budget() {
     let case = Case::masked(Family::Bert, "add");
     embedded(&case, "embedded", &[]);
-    for (folder, setting) in [
-        ("threads", "run.threads=2"),
-        ("budget", "run.max_batch_tokens=40"),
-    ] {
+    for (folder, setting) in [("threads", "run.threads=2"), ("budget", "run.max_batch_tokens=40")] {
         embedded(&case, folder, &["--set", setting]);
         assert_same(&case, folder);
     }
@@ -168,10 +146,7 @@ fn another_seed_differs() {
     let case = Case::masked(Family::Bert, "add");
     embedded(&case, "embedded", &[]);
     embedded(&case, "other", &["--set", "search.seed=8"]);
-    assert_ne!(
-        generations(&case.path("embedded")),
-        generations(&case.path("other"))
-    );
+    assert_ne!(generations(&case.path("embedded")), generations(&case.path("other")));
     assert!(artefact(&case.path("embedded")) != artefact(&case.path("other")));
 }
 
@@ -183,16 +158,10 @@ fn an_evaluator_leaves_on_sigterm() {
     let coordinator = Coordinator::start(&case, "left", &[]);
     let start = |name: &str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let (leaver, stayer) = (start("leaver"), start("stayer"));
-    until("both at work", || {
-        shared_by(&case, "left").contains(&2).then_some(())
-    });
+    until("both at work", || shared_by(&case, "left").contains(&2).then_some(()));
     leaver.signal("TERM");
     let left = leaver.wait().expect(0);
-    assert!(
-        generations_done(&case.path("left")) < case.generations(),
-        "it left too late\n{}",
-        left.report()
-    );
+    assert!(generations_done(&case.path("left")) < case.generations(), "it left too late\n{}", left.report());
     coordinator.process.wait().expect(0);
     stayer.wait().expect(0);
     assert_same(&case, "left");

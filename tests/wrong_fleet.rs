@@ -39,21 +39,11 @@ fn an_evaluator_with_another_model_is_refused_and_the_run_goes_on() {
     case.put_model(Family::Roberta, "other");
     let coordinator = Coordinator::start(&case, "run", &[]);
     let right = Process::start(&mut evaluator(&case, &coordinator.url(), "right"));
-    until("the run to begin", || {
-        (generations_done(&case.path("run")) >= 1).then_some(())
-    });
+    until("the run to begin", || (generations_done(&case.path("run")) >= 1).then_some(()));
     let wrong = run(&mut evaluator_on(&case, "other", &coordinator.url(), "wrong")).expect(2);
     let last = wrong.err.lines().last().unwrap_or_default();
-    assert!(
-        last.starts_with("error: ") && last.contains("model"),
-        "{}",
-        wrong.report()
-    );
-    assert!(
-        last.contains("other"),
-        "both models are named\n{}",
-        wrong.report()
-    );
+    assert!(last.starts_with("error: ") && last.contains("model"), "{}", wrong.report());
+    assert!(last.contains("other"), "both models are named\n{}", wrong.report());
     coordinator.process.wait().expect(0);
     right.wait().expect(0);
     assert_as_whole(&case, "run");
@@ -85,17 +75,9 @@ fn wrong_input_found_by_a_remote_evaluator() {
     let coordinator = Coordinator::start(&case, "run", &[]);
     let _evaluator = Process::start(&mut evaluator(&case, &coordinator.url(), "only"));
     let ended = coordinator.process.wait().expect(2);
-    let errors: Vec<&str> = ended
-        .err
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
+    let errors: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{}", ended.report());
-    assert!(
-        errors[0].contains("greatest movie") && errors[0].contains("one token"),
-        "{}",
-        ended.report()
-    );
+    assert!(errors[0].contains("greatest movie") && errors[0].contains("one token"), "{}", ended.report());
 }
 
 #[test]

@@ -15,17 +15,12 @@ struct Halfway {
 
 /// The files of a run folder that hold its work.
 fn work_of(case: &Case, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-    let paths = fs::read_dir(case.path(folder))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let paths = fs::read_dir(case.path(folder)).unwrap().map(|entry| entry.unwrap().path());
     let kept = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with("checkpoint") || name == "events.jsonl" || name == "prompt.safetensors"
     };
-    paths
-        .filter(kept)
-        .map(|path| (path.clone(), fs::read(path).unwrap()))
-        .collect()
+    paths.filter(kept).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 impl Halfway {
@@ -46,10 +41,7 @@ impl Halfway {
     #[track_caller]
     fn refused(&self, more: &[&str], parts: &[&str]) {
         run(self.case.tune("run", &["--resume"]).args(more)).expect_refusal(parts);
-        assert!(
-            self.files == work_of(&self.case, "run"),
-            "the refused command changed the run's work"
-        );
+        assert!(self.files == work_of(&self.case, "run"), "the refused command changed the run's work");
     }
 
     /// Resumes without the mistake.
@@ -109,11 +101,8 @@ fn truncated_safetensors() {
 #[test]
 fn config_that_is_no_config() {
     let case = bert();
-    for (text, part) in [
-        ("{", "config.json"),
-        ("{}", "config.json"),
-        (r#"{"model_type": "llama"}"#, "llama"),
-    ] {
+    for (text, part) in [("{", "config.json"), ("{}", "config.json"), (r#"{"model_type": "llama"}"#, "llama")]
+    {
         case.write("model/config.json", text);
         refused(&case, &[], &["config.json", part]);
     }
@@ -122,9 +111,7 @@ fn config_that_is_no_config() {
 #[test]
 fn another_models_tokenizer() {
     let halfway = Halfway::new(bert());
-    halfway
-        .case
-        .put_model_file(Family::Roberta, "tokenizer.json", "model");
+    halfway.case.put_model_file(Family::Roberta, "tokenizer.json", "model");
     halfway.refused(&[], &["tokenizer.json", "another model"]);
     halfway.case.put_model(Family::Bert, "model");
     halfway.goes_on();
@@ -152,27 +139,15 @@ fn dataset_rows() {
     let case = &halfway.case;
     let good = fs::read_to_string(case.path("pool.jsonl")).unwrap();
     for (row, parts) in [
-        (
-            r#"{"text": "the movie"}"#,
-            ["pool.jsonl:41:", "\"label\" is missing"],
-        ),
+        (r#"{"text": "the movie"}"#, ["pool.jsonl:41:", "\"label\" is missing"]),
         (
             r#"{"text": "the movie", "label": 2}"#,
             ["pool.jsonl:41:", "label 2 is none of this task's 2 classes"],
         ),
-        (
-            r#"{"text": "the movie", "label": -1}"#,
-            ["pool.jsonl:41:", "label -1"],
-        ),
-        (
-            r#"{"text": "the movie", "label": "bad"}"#,
-            ["pool.jsonl:41:", "bad"],
-        ),
+        (r#"{"text": "the movie", "label": -1}"#, ["pool.jsonl:41:", "label -1"]),
+        (r#"{"text": "the movie", "label": "bad"}"#, ["pool.jsonl:41:", "bad"]),
         (r#"{"label": 1}"#, ["pool.jsonl:41:", "\"text\" is missing"]),
-        (
-            r#"{"text": "the movie", "label": 1"#,
-            ["pool.jsonl:41:", "not valid JSON"],
-        ),
+        (r#"{"text": "the movie", "label": 1"#, ["pool.jsonl:41:", "not valid JSON"]),
     ] {
         case.write("pool.jsonl", &format!("{good}{row}\n"));
         halfway.refused(&[], &parts);
@@ -216,10 +191,7 @@ fn label_words() {
 #[test]
 fn more_shots_than_the_pool_holds() {
     let halfway = Halfway::new(bert());
-    halfway.refused(
-        &["--set", "task.shots=11"],
-        &["pool.jsonl", "class 0 has 20 examples", "task.shots"],
-    );
+    halfway.refused(&["--set", "task.shots=11"], &["pool.jsonl", "class 0 has 20 examples", "task.shots"]);
     halfway.goes_on();
 }
 
@@ -267,10 +239,7 @@ fn keys_of_the_run_file() {
     for (line, parts) in [
         ("thread = 2", ["unknown key `run.thread`", "run.threads"]),
         ("budget = 10", ["unknown key `run.budget`", "search.budget"]),
-        (
-            "max_batch_tokens = \"many\"",
-            ["run.max_batch_tokens", "whole number"],
-        ),
+        ("max_batch_tokens = \"many\"", ["run.max_batch_tokens", "whole number"]),
         ("threads = ", ["not valid TOML", "run.toml"]),
     ] {
         case.write("run.toml", &format!("{good}{line}\n"));
@@ -285,35 +254,14 @@ fn keys_of_the_run_file() {
 #[test]
 fn overrides() {
     let halfway = Halfway::new(bert());
-    halfway.refused(
-        &["--set", "search.budgte=100"],
-        &["--set", "search.budgte", "search.budget"],
-    );
+    halfway.refused(&["--set", "search.budgte=100"], &["--set", "search.budgte", "search.budget"]);
     halfway.refused(&["--set", "search.budget"], &["--set", "search.budget", "="]);
-    halfway.refused(
-        &["--set", "search.sigma=-1"],
-        &["--set", "search.sigma", "above 0"],
-    );
-    halfway.refused(
-        &["--set", "search.method=sgd"],
-        &["search.method", "sgd", "bbtv2"],
-    );
-    halfway.refused(
-        &["--set", "task.template=It was {mask} ."],
-        &["task.template", "{text}"],
-    );
-    halfway.refused(
-        &["--set", "task.template={text} it was"],
-        &["task.template", "{mask}"],
-    );
-    halfway.refused(
-        &["--set", "task.template={txt} {mask}"],
-        &["task.template", "{txt}"],
-    );
-    halfway.refused(
-        &["--set", "search.budget=5"],
-        &["search.budget", "5", "population of 6"],
-    );
+    halfway.refused(&["--set", "search.sigma=-1"], &["--set", "search.sigma", "above 0"]);
+    halfway.refused(&["--set", "search.method=sgd"], &["search.method", "sgd", "bbtv2"]);
+    halfway.refused(&["--set", "task.template=It was {mask} ."], &["task.template", "{text}"]);
+    halfway.refused(&["--set", "task.template={text} it was"], &["task.template", "{mask}"]);
+    halfway.refused(&["--set", "task.template={txt} {mask}"], &["task.template", "{txt}"]);
+    halfway.refused(&["--set", "search.budget=5"], &["search.budget", "5", "population of 6"]);
     halfway.goes_on();
 }
 
@@ -321,18 +269,11 @@ fn overrides() {
 #[test]
 fn options() {
     let case = bert();
-    for arguments in [
-        &["tune"][..],
-        &["tun", "run.toml"],
-        &["tune", "run.toml", "--listen", "here"],
-        &["status"],
-    ] {
+    for arguments in
+        [&["tune"][..], &["tun", "run.toml"], &["tune", "run.toml", "--listen", "here"], &["status"]]
+    {
         let ended = run(&mut case.zeroth(arguments)).expect(2);
-        assert!(
-            !ended.err.contains("panicked") && ended.err.contains("error:"),
-            "{}",
-            ended.report()
-        );
+        assert!(!ended.err.contains("panicked") && ended.err.contains("error:"), "{}", ended.report());
     }
 }
 
@@ -353,9 +294,7 @@ fn run_folder_of_another_run() {
 fn run_folder_in_use() {
     let case = bert().long(40);
     let process = Process::start(&mut case.tune("run", &[]));
-    until("the run to begin", || {
-        (generations_done(&case.path("run")) >= 1).then_some(())
-    });
+    until("the run to begin", || (generations_done(&case.path("run")) >= 1).then_some(()));
     for more in [&[][..], &["--resume"]] {
         run(&mut case.tune("run", more)).expect_refusal(&["run", "another coordinator"]);
     }

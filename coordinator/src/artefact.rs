@@ -88,7 +88,9 @@ pub fn reopen(artefact: &Artefact, run: RunId) -> Result<(Prepare, Start), Error
         )));
     }
     if !artefact.rebuilds() {
-        return Err(Error::Input("the artefact's prompts are not what its seed and z give: it was changed".to_owned()));
+        return Err(Error::Input(
+            "the artefact's prompts are not what its seed and z give: it was changed".to_owned(),
+        ));
     }
     let prepare = Prepare {
         run,

@@ -31,7 +31,10 @@ pub struct Settings<'a> {
 ///
 /// # Errors
 /// [`Error::Input`] when the model is not usable.
-pub async fn attach(fleet: &Handle, settings: Settings<'_>) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+pub async fn attach(
+    fleet: &Handle,
+    settings: Settings<'_>,
+) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
     let model = Model::load(settings.model, settings.base, settings.revision).map_err(Error::input)?;
     let hello = Hello {

@@ -104,7 +104,9 @@ pub fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
 pub fn projection_stds(inputs: &Inputs, ready: &Ready) -> Vec<f32> {
     let search = &inputs.spec.search;
     let designed = |&host: &f32| match search.projection {
-        ProjectionKind::Normal => projection::designed_std(search.alpha, f64::from(host), search.dim, search.sigma),
+        ProjectionKind::Normal => {
+            projection::designed_std(search.alpha, f64::from(host), search.dim, search.sigma)
+        }
         ProjectionKind::Uniform => 0.0,
     };
     ready.layer_stds.iter().map(designed).collect()
@@ -324,12 +326,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn new_state(
-    inputs: &Inputs,
-    plan: &Plan,
-    ready: &Ready,
-    model: ModelIdentity,
-) -> Result<Checkpoint, Error> {
+fn new_state(inputs: &Inputs, plan: &Plan, ready: &Ready, model: ModelIdentity) -> Result<Checkpoint, Error> {
     Ok(Checkpoint {
         spec_hash: inputs.hash.clone(),
         model,

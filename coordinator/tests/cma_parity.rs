@@ -58,10 +58,7 @@ struct Normals(u64);
 impl Normals {
     fn draw(&mut self) -> f64 {
         let mut uniform = || {
-            self.0 = self
-                .0
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (self.0 >> 32) as f64 / 4294967296.0
         };
         (0..12).map(|_| uniform()).sum::<f64>() - 6.0
@@ -72,16 +69,11 @@ fn objective(function: &str) -> fn(&[f64]) -> f64 {
     match function {
         "ellipsoid" => |x| {
             let n = (x.len() - 1) as f64;
-            x.iter()
-                .enumerate()
-                .map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v)
-                .sum()
+            x.iter().enumerate().map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v).sum()
         },
-        "rosenbrock" => |x| {
-            x.windows(2)
-                .map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2))
-                .sum()
-        },
+        "rosenbrock" => {
+            |x| x.windows(2).map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2)).sum()
+        }
         other => panic!("unknown function {other}"),
     }
 }
@@ -90,10 +82,7 @@ fn objective(function: &str) -> fn(&[f64]) -> f64 {
 fn deviation(ours: &[f64], theirs: &[f64]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     let scale = theirs.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
-    let apart = ours
-        .iter()
-        .zip(theirs)
-        .fold(0.0, |a: f64, (x, y)| a.max((x - y).abs()));
+    let apart = ours.iter().zip(theirs).fold(0.0, |a: f64, (x, y)| a.max((x - y).abs()));
     assert!(ours.iter().all(|x| x.is_finite()) && scale > 0.0);
     apart / scale
 }
@@ -103,10 +92,7 @@ fn compare(name: &str, state: &State, golden: &Snapshot) -> f64 {
     let diagonal: Vec<f64> = (0..dim).map(|i| state.covariance(i, i)).collect();
     let column: Vec<f64> = (0..dim).map(|i| state.covariance(i, 0)).collect();
     let square = (0..dim).flat_map(|i| (0..dim).map(move |j| (i, j)));
-    let norm = square
-        .map(|(i, j)| state.covariance(i, j).powi(2))
-        .sum::<f64>()
-        .sqrt();
+    let norm = square.map(|(i, j)| state.covariance(i, j).powi(2)).sum::<f64>().sqrt();
     let best = state.best().unwrap().1;
     let mut found = vec![
         ("sigma", deviation(&[state.sigma()], &[golden.sigma])),
@@ -125,10 +111,7 @@ fn compare(name: &str, state: &State, golden: &Snapshot) -> f64 {
     }
     for (what, apart) in &found {
         let generation = golden.generation;
-        assert!(
-            *apart <= TOLERANCE,
-            "{name}: {what} deviates by {apart:e} in generation {generation}"
-        );
+        assert!(*apart <= TOLERANCE, "{name}: {what} deviates by {apart:e} in generation {generation}");
     }
     found.iter().fold(0.0, |a: f64, (_, b)| a.max(*b))
 }
@@ -169,9 +152,7 @@ fn follow(name: &str, json: &str) {
     let mut snapshots = golden.snapshots.iter().peekable();
     let mut worst: f64 = 0.0;
     while let Some(next) = snapshots.peek() {
-        let z: Vec<f64> = (0..golden.population * golden.dim)
-            .map(|_| normals.draw())
-            .collect();
+        let z: Vec<f64> = (0..golden.population * golden.dim).map(|_| normals.draw()).collect();
         let candidates = state.ask(&z).unwrap();
         let losses: Vec<f64> = candidates.iter().map(|x| loss(x)).collect();
         state.tell(&candidates, &losses).unwrap();
@@ -193,10 +174,7 @@ macro_rules! golden {
     ($test:ident, $name:literal) => {
         #[test]
         fn $test() {
-            follow(
-                $name,
-                include_str!(concat!("../../tests/golden/cma/", $name, ".json")),
-            );
+            follow($name, include_str!(concat!("../../tests/golden/cma/", $name, ".json")));
         }
     };
 }
@@ -213,9 +191,6 @@ golden!(without_active_update, "passive-10");
 #[test]
 fn default_population() {
     for (dim, population) in [(10, 10), (40, 15), (120, 18), (500, 22)] {
-        assert_eq!(
-            State::new(&Options::new(dim, 1.0)).unwrap().population(),
-            population
-        );
+        assert_eq!(State::new(&Options::new(dim, 1.0)).unwrap().population(), population);
     }
 }

@@ -55,13 +55,7 @@ fn hello(weights: &str) -> Hello {
 }
 
 fn examples(n: usize) -> Vec<Example> {
-    (0..n)
-        .map(|i| Example {
-            text: format!("text {i}"),
-            text_pair: None,
-            label: 0,
-        })
-        .collect()
+    (0..n).map(|i| Example { text: format!("text {i}"), text_pair: None, label: 0 }).collect()
 }
 
 fn prepare() -> Prepare {
@@ -100,26 +94,17 @@ fn ready(run: RunId) -> Ready {
 fn outcomes(work: &Work, context: &[Vec<f32>]) -> Vec<Outcome> {
     let base: f32 = context.iter().flatten().sum();
     match work {
-        Work::Evaluate {
-            candidates, examples, ..
-        } => candidates
+        Work::Evaluate { candidates, examples, .. } => candidates
             .iter()
             .map(|z| Outcome {
-                losses: examples
-                    .clone()
-                    .map(|e| z.iter().sum::<f32>().sin() + base + e as f32)
-                    .collect(),
+                losses: examples.clone().map(|e| z.iter().sum::<f32>().sin() + base + e as f32).collect(),
                 predicted: examples.clone().map(|e| e % 2).collect(),
                 logits: Vec::new(),
             })
             .collect(),
         Work::Score { examples, .. } => {
             let n = examples.len();
-            vec![Outcome {
-                losses: vec![base; n],
-                predicted: vec![1; n],
-                logits: vec![base; 2 * n],
-            }]
+            vec![Outcome { losses: vec![base; n], predicted: vec![1; n], logits: vec![base; 2 * n] }]
         }
     }
 }
@@ -144,10 +129,7 @@ async fn fake(
             }
             Order::Lease(Lease { id, work, .. }) => {
                 sleep(pause).await;
-                Report::Answer(Answer {
-                    lease: id,
-                    outcomes: outcomes(&work, &context),
-                })
+                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context) })
             }
             Order::Forget(_) => continue,
             Order::Drain => Report::Leaving,
@@ -183,12 +165,7 @@ impl House {
         let server = tokio::spawn(serve(listener, fleet.clone(), clients, options, async move {
             let _ = closing.await;
         }));
-        Self {
-            fleet,
-            address,
-            server,
-            close,
-        }
+        Self { fleet, address, server, close }
     }
 
     async fn close(self) {
@@ -216,19 +193,12 @@ fn dial(options: DialOptions, pause: Duration) -> (Dialled, Arc<AtomicUsize>) {
         count.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(fake(orders, reports, pause))
     };
-    (
-        tokio::spawn(dial::run(options, start, std::future::pending())),
-        started,
-    )
+    (tokio::spawn(dial::run(options, start, std::future::pending())), started)
 }
 
 fn candidates(seed: u64) -> Vec<Vec<f32>> {
     (0..12)
-        .map(|c| {
-            (0..DIM)
-                .map(|i| ((seed * 7919 + c * 104_729 + i as u64) % 997) as f32 / 31.0)
-                .collect()
-        })
+        .map(|c| (0..DIM).map(|i| ((seed * 7919 + c * 104_729 + i as u64) % 997) as f32 / 31.0).collect())
         .collect()
 }
 
@@ -238,45 +208,20 @@ async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
     assert_eq!(begun.ready, ready(RUN));
     let context = vec![vec![0.25; DIM]; 2];
     let version = ContextVersion(0);
-    fleet
-        .start(Start {
-            run: RUN,
-            projection_stds: vec![1.0; 2],
-            version,
-            context,
-        })
-        .await
-        .unwrap();
+    fleet.start(Start { run: RUN, projection_stds: vec![1.0; 2], version, context }).await.unwrap();
     let mut all = Vec::new();
     for version in 0..6 {
-        let offered = fleet.offer(
-            RUN,
-            ContextVersion(version),
-            Layer(version as u32 % 2),
-            candidates(version),
-        );
+        let offered =
+            fleet.offer(RUN, ContextVersion(version), Layer(version as u32 % 2), candidates(version));
         let gathered = within(offered.await.unwrap().gathered()).await.unwrap();
-        all.push(Gathered {
-            evaluators: 0,
-            ..gathered
-        }); // who answered is no result
+        all.push(Gathered { evaluators: 0, ..gathered }); // who answered is no result
         let z = candidates(version)[3].clone();
         let layer = Layer(version as u32 % 2);
         let version = ContextVersion(version + 1);
-        fleet
-            .set_context(ContextUpdate {
-                run: RUN,
-                version,
-                layer,
-                z,
-            })
-            .await
-            .unwrap();
+        fleet.set_context(ContextUpdate { run: RUN, version, layer, z }).await.unwrap();
     }
     let inline = ExampleSet::Inline(examples(150));
-    let scored = within(fleet.score(RUN, ContextVersion(6), Prompted::Context, inline))
-        .await
-        .unwrap();
+    let scored = within(fleet.score(RUN, ContextVersion(6), Prompted::Context, inline)).await.unwrap();
     (all, scored)
 }
 
@@ -346,10 +291,7 @@ async fn another_model_is_refused() {
     within(house.fleet.begin(prepare(), None)).await.unwrap();
     let (wrong, started) = dial(options(house.address, "other"), Duration::ZERO);
     let error = within(wrong).await.unwrap().unwrap_err();
-    assert!(
-        matches!(&error, DialError::Refused { reason, .. } if reason.contains("other")),
-        "{error}"
-    );
+    assert!(matches!(&error, DialError::Refused { reason, .. } if reason.contains("other")), "{error}");
     assert_eq!(started.load(Ordering::SeqCst), 0);
     house.close().await;
 }
@@ -359,9 +301,7 @@ async fn an_evaluator_dropped_later_is_told_why() {
     let house = House::open(ServeOptions::default()).await;
     let (early, _) = dial(options(house.address, "other"), Duration::ZERO);
     let mut status = house.fleet.status();
-    within(status.wait_for(|status| !status.evaluators.is_empty()))
-        .await
-        .unwrap();
+    within(status.wait_for(|status| !status.evaluators.is_empty())).await.unwrap();
     let fleet = house.fleet.clone();
     let begin = tokio::spawn(async move { fleet.begin(prepare(), Some(hello("m").model)).await });
     let error = within(early).await.unwrap().unwrap_err();
@@ -408,9 +348,7 @@ async fn leaving_on_ones_own_wish_gives_the_leases_back() {
     let fleet = house.fleet.clone();
     let run = tokio::spawn(async move { short_run(&fleet).await });
     let mut status = house.fleet.status();
-    within(status.wait_for(|status| status.evaluators.iter().any(|e| e.leases > 0)))
-        .await
-        .unwrap();
+    within(status.wait_for(|status| status.evaluators.iter().any(|e| e.leases > 0))).await.unwrap();
     leave.send(()).unwrap();
     within(slow).await.unwrap().unwrap();
     let (_quick, _) = dial(options(house.address, "m"), Duration::ZERO);
@@ -420,32 +358,13 @@ async fn leaving_on_ones_own_wish_gives_the_leases_back() {
 
 #[tokio::test]
 async fn nobody_there_is_given_up() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let options = DialOptions {
-        give_up_after: Some(Duration::from_millis(500)),
-        ..options(free, "m")
-    };
-    let error = within(dial(options, Duration::ZERO).0)
-        .await
-        .unwrap()
-        .unwrap_err();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let options = DialOptions { give_up_after: Some(Duration::from_millis(500)), ..options(free, "m") };
+    let error = within(dial(options, Duration::ZERO).0).await.unwrap().unwrap_err();
     assert!(matches!(error, DialError::GaveUp { .. }), "{error}");
-    let nonsense = DialOptions {
-        url: "ftp://x".to_owned(),
-        ..self::options(free, "m")
-    };
-    let error = within(dial(nonsense, Duration::ZERO).0)
-        .await
-        .unwrap()
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "coordinator address ftp://x: must begin with http:// or https://"
-    );
+    let nonsense = DialOptions { url: "ftp://x".to_owned(), ..self::options(free, "m") };
+    let error = within(dial(nonsense, Duration::ZERO).0).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "coordinator address ftp://x: must begin with http:// or https://");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,7 +38,8 @@ struct Example {
 
 fn main() {
     let folder = std::env::args().nth(1).map(PathBuf::from).unwrap();
-    let work: Work = serde_json::from_str(&std::fs::read_to_string(folder.join("work.json")).unwrap()).unwrap();
+    let work: Work =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("work.json")).unwrap()).unwrap();
     let prompts = safetensors::load(folder.join("prompts.safetensors"), &Device::Cpu).unwrap();
     let rows = |name: &str| -> Vec<Vec<f32>> { prompts[name].flatten_from(1).unwrap().to_vec2().unwrap() };
     let (context, candidates) = (rows("context"), rows("candidates"));
@@ -48,8 +49,8 @@ fn main() {
         engine.set_prompt(layer, prompt).unwrap();
     }
     let (mut seconds, mut logits) = (Vec::new(), Vec::new());
-    for layer in 0..context.len() {
-        engine.set_prompt(layer, &context[layer]).unwrap();
+    for (layer, prompt) in context.iter().enumerate() {
+        engine.set_prompt(layer, prompt).unwrap();
         let began = Instant::now(); // moving the cached context up is part of the work
         let found = engine.evaluate(layer, &candidates, examples.clone()).unwrap();
         seconds.push(began.elapsed().as_secs_f64() / candidates.len() as f64);
@@ -73,7 +74,10 @@ fn build(work: &Work) -> Engine {
         ReadOut::MaskedLm { label_ids: work.label_ids.clone() }
     } else {
         let phrases: Vec<Tokens> = work.class_phrases.iter().map(|ids| tokens(ids, 0)).collect();
-        ReadOut::Similarity { temperature: 0.05, class_embeddings: engine::embed(&backbone, &phrases).unwrap() }
+        ReadOut::Similarity {
+            temperature: 0.05,
+            class_embeddings: engine::embed(&backbone, &phrases).unwrap(),
+        }
     };
     let settings = Settings {
         injection: if work.injection == "add" { Injection::Add } else { Injection::Prefix },

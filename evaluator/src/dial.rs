@@ -136,20 +136,14 @@ pub async fn run(
     mut start_worker: impl FnMut(mpsc::Receiver<Order>, mpsc::Sender<Report>) -> Work,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DialError> {
-    let endpoint = options
-        .security
-        .endpoint(&options.url)
-        .map_err(DialError::Address)?;
+    let endpoint = options.security.endpoint(&options.url).map_err(DialError::Address)?;
     let mut shutdown = pin!(shutdown);
     let (mut failures, mut since) = (0, Instant::now());
     loop {
         let reason = match stay(&options, &endpoint, &mut start_worker, shutdown.as_mut()).await {
             Ended::Left => return Ok(()),
             Ended::Refused(reason) => {
-                return Err(DialError::Refused {
-                    url: options.url,
-                    reason,
-                });
+                return Err(DialError::Refused { url: options.url, reason });
             }
             Ended::Worker(error) => return Err(DialError::Worker(error)),
             Ended::Broken(reason, welcomed) => {
@@ -161,16 +155,9 @@ pub async fn run(
         };
         let pause = back_off(failures, RandomState::new().build_hasher().finish());
         failures += 1;
-        if options
-            .give_up_after
-            .is_some_and(|limit| since.elapsed() + pause > limit)
-        {
+        if options.give_up_after.is_some_and(|limit| since.elapsed() + pause > limit) {
             let seconds = since.elapsed().as_secs_f64();
-            return Err(DialError::GaveUp {
-                url: options.url,
-                seconds,
-                reason,
-            });
+            return Err(DialError::GaveUp { url: options.url, seconds, reason });
         }
         warn!(
             "coordinator {} not reachable ({reason}); next try in {:.1} s",
@@ -226,28 +213,17 @@ async fn greet(
     reports: mpsc::Receiver<v1::Report>,
 ) -> Result<Streaming<v1::Order>, Ended> {
     let broken = |reason: String| Ended::Broken(reason, false);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| broken(root_cause(&error)))?;
+    let channel = endpoint.connect().await.map_err(|error| broken(root_cause(&error)))?;
     let client: Client = EvaluatorsClient::with_interceptor(channel, options.security.bearer());
     let mut client = client
         .max_decoding_message_size(proto::client::MESSAGE)
         .max_encoding_message_size(proto::client::MESSAGE);
-    let hello = v1::Report {
-        kind: Some(report::Kind::Hello(options.hello.clone().into())),
-    };
-    out.send(hello)
-        .await
-        .map_err(|_| broken("no stream".to_owned()))?;
+    let hello = v1::Report { kind: Some(report::Kind::Hello(options.hello.clone().into())) };
+    out.send(hello).await.map_err(|_| broken("no stream".to_owned()))?;
     let called = timeout(SILENCE, client.work(ReceiverStream::new(reports)));
-    let answered = called
-        .await
-        .map_err(|_| broken("no answer to hello".to_owned()))?;
+    let answered = called.await.map_err(|_| broken("no answer to hello".to_owned()))?;
     let mut orders = answered.map_err(|status| failed_call(&status))?.into_inner();
-    let first = timeout(SILENCE, orders.message())
-        .await
-        .map_err(|_| broken("no welcome".to_owned()))?;
+    let first = timeout(SILENCE, orders.message()).await.map_err(|_| broken("no welcome".to_owned()))?;
     let first = first.map_err(|status| failed_call(&status))?;
     match first.and_then(|order| order.kind) {
         Some(order::Kind::Welcome(welcome)) => {
@@ -267,10 +243,7 @@ fn failed_call(status: &Status) -> Ended {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Ended::Refused(status.message().to_owned()),
         Code::Unimplemented => Ended::Broken("no Zeroth coordinator at this address".to_owned(), false),
-        _ => Ended::Broken(
-            status.source().map_or(status.message().to_owned(), root_cause),
-            false,
-        ),
+        _ => Ended::Broken(status.source().map_or(status.message().to_owned(), root_cause), false),
     }
 }
 
@@ -332,11 +305,7 @@ async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Orde
             Ok(Err(status)) => format!("stream broken: {}", status.message()),
             Err(_) => format!("silent for {} s", SILENCE.as_secs()),
         };
-        return if drained {
-            Ended::Left
-        } else {
-            Ended::Broken(broken, true)
-        };
+        return if drained { Ended::Left } else { Ended::Broken(broken, true) };
     }
 }
 

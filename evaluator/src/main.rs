@@ -76,8 +76,7 @@ enum Ended {
 
 fn run(cli: Cli) -> Result<(), Ended> {
     let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
-    let resources =
-        Resources::new(cli.threads, cli.max_batch_tokens).map_err(|error| failed(&error))?;
+    let resources = Resources::new(cli.threads, cli.max_batch_tokens).map_err(|error| failed(&error))?;
     let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref())
         .map_err(|error| Ended::Input(error.to_string()))?;
     let hello = hello(&cli, &model);

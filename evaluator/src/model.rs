@@ -83,7 +83,12 @@ impl Model {
     ///
     /// # Errors
     /// See [`EncodeError`].
-    pub fn encode(&self, template: &Template, example: &Example, prompt: usize) -> Result<Tokens, EncodeError> {
+    pub fn encode(
+        &self,
+        template: &Template,
+        example: &Example,
+        prompt: usize,
+    ) -> Result<Tokens, EncodeError> {
         let rendered = template.render(example, self.encoder.mask_token())?;
         let encoded = self.encode_text(&rendered, prompt)?;
         let read_out = if template.has_mask() { encoded.mask()? } else { 0 };
@@ -94,7 +99,11 @@ impl Model {
     ///
     /// # Errors
     /// See [`tokenizer::EncodeError`].
-    pub fn encode_text(&self, text: &str, prompt: usize) -> Result<tokenizer::Encoded, tokenizer::EncodeError> {
+    pub fn encode_text(
+        &self,
+        text: &str,
+        prompt: usize,
+    ) -> Result<tokenizer::Encoded, tokenizer::EncodeError> {
         self.encoder.encode(text, self.backbone.max_tokens().saturating_sub(prompt))
     }
 }

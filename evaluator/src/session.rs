@@ -33,7 +33,8 @@ impl Resources {
     /// # Errors
     /// When the operating system gives no threads.
     pub fn new(threads: usize, max_batch_tokens: usize) -> Result<Self, ThreadPoolBuildError> {
-        let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("zeroth-engine-{i}"));
+        let builder =
+            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("zeroth-engine-{i}"));
         Ok(Self { pool: Arc::new(builder.build()?), max_batch_tokens })
     }
 }
@@ -159,7 +160,10 @@ impl Session {
     /// [`Refusal::Failed`] when this evaluator cannot, [`Refusal::Input`] when no evaluator could.
     pub fn work(&mut self, lease: &Lease) -> Result<Answer, Refusal> {
         if lease.version.0 != self.version {
-            return Err(failed(format!("the lease wants context {}, here is v{}", lease.version, self.version)));
+            return Err(failed(format!(
+                "the lease wants context {}, here is v{}",
+                lease.version, self.version
+            )));
         }
         let outcomes = match &lease.work {
             Work::Evaluate { layer, candidates, examples } => {
@@ -236,7 +240,11 @@ impl Session {
     fn prompt(&self, layer: usize, z: &[f32]) -> Result<Vec<f32>, Refusal> {
         let matrix = self.projections.get(layer).ok_or_else(|| failed("no such layer, or not started"))?;
         if z.len() != self.settings.dim as usize {
-            return Err(failed(format!("a candidate of {} numbers, {} expected", z.len(), self.settings.dim)));
+            return Err(failed(format!(
+                "a candidate of {} numbers, {} expected",
+                z.len(),
+                self.settings.dim
+            )));
         }
         let mut prompt = projection::apply(matrix, z);
         prompt.iter_mut().zip(&self.initial[layer]).for_each(|(p, p0)| *p += p0);
@@ -257,9 +265,7 @@ impl Session {
 fn outcome(loss: Loss, logits: &[f32], labels: &[u32]) -> Outcome {
     let classes = logits.len() / labels.len().max(1);
     let rows = logits.chunks_exact(classes.max(1)).zip(labels);
-    let (losses, predicted) = rows
-        .map(|(row, &label)| (loss.of(row, label), predicted(row)))
-        .unzip();
+    let (losses, predicted) = rows.map(|(row, &label)| (loss.of(row, label), predicted(row))).unzip();
     Outcome { losses, predicted, logits: Vec::new() }
 }
 
@@ -278,7 +284,10 @@ fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u
             });
             let phrases = phrases.collect::<Result<Vec<Tokens>, Refusal>>()?;
             let class_embeddings = engine::embed(&model.backbone, &phrases).map_err(input)?;
-            Ok((engine::ReadOut::Similarity { temperature: settings.temperature, class_embeddings }, Vec::new()))
+            Ok((
+                engine::ReadOut::Similarity { temperature: settings.temperature, class_embeddings },
+                Vec::new(),
+            ))
         }
         other => Err(Refusal::Input(format!("model.read_out = {other} is not supported by this evaluator"))),
     }
@@ -289,7 +298,9 @@ fn around(model: &Model) -> Result<(u32, u32), Refusal> {
     let empty = model.encode_text("", 0).map_err(input)?.ids;
     match (empty.first(), empty.last()) {
         (Some(&first), Some(&last)) => Ok((first, last)),
-        _ => Err(Refusal::Input("tokenizer.json puts no special token before a text; the prompt goes after it".to_owned())),
+        _ => Err(Refusal::Input(
+            "tokenizer.json puts no special token before a text; the prompt goes after it".to_owned(),
+        )),
     }
 }
 

@@ -1,4 +1,5 @@
 //! The engine against Hugging Face transformers' logits (tests/golden/models/README.md names tools and versions).
+#![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -79,7 +80,13 @@ impl Case {
         ReadOut::Similarity { temperature: self.golden.temperature, class_embeddings }
     }
 
-    fn engine(&self, injection: Injection, read_out: &str, max_batch_tokens: usize, threads: usize) -> Engine {
+    fn engine(
+        &self,
+        injection: Injection,
+        read_out: &str,
+        max_batch_tokens: usize,
+        threads: usize,
+    ) -> Engine {
         let settings = Settings {
             injection,
             prompt_tokens: self.golden.initial_ids.len(),
@@ -121,7 +128,10 @@ fn close(ours: &[f32], golden: &[f32], what: &str) {
     assert_eq!(ours.len(), golden.len(), "{what}");
     let scale = golden.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
     for (i, (a, b)) in ours.iter().zip(golden).enumerate() {
-        assert!((a - b).abs() <= TOLERANCE * scale, "{what}: {a} at {i}, transformers has {b} (scale {scale})");
+        assert!(
+            (a - b).abs() <= TOLERANCE * scale,
+            "{what}: {a} at {i}, transformers has {b} (scale {scale})"
+        );
     }
 }
 
@@ -181,13 +191,17 @@ fn a_candidate_has_the_same_bits_in_any_company() {
                 let all = reference.evaluate(layer, &candidates, 0..examples).unwrap();
                 let classes = all[0].len() / examples;
                 for (budget, threads) in [(4096, 2), (30, 1), (1, 3)] {
-                    assert_eq!(started(budget, threads).evaluate(layer, &candidates, 0..examples).unwrap(), all);
+                    assert_eq!(
+                        started(budget, threads).evaluate(layer, &candidates, 0..examples).unwrap(),
+                        all
+                    );
                 }
                 let mut other = started(4096, 2);
                 other.evaluate(context.len() - 1, &candidates[..1], 0..1).unwrap();
                 for (candidate, logits) in candidates.iter().zip(&all).rev() {
                     for example in 0..examples {
-                        let one = other.evaluate(layer, std::slice::from_ref(candidate), example..example + 1);
+                        let one =
+                            other.evaluate(layer, std::slice::from_ref(candidate), example..example + 1);
                         assert_eq!(one.unwrap()[0], logits[example * classes..(example + 1) * classes]);
                     }
                 }

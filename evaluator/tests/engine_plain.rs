@@ -1,5 +1,6 @@
 //! The engine against a plain forward of the whole model for each candidate, written with candle's tensors: nothing
 //! cached, nothing packed, every row of every layer, one example after the other.
+#![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
 
 use std::path::Path;
 use std::sync::Arc;
@@ -69,7 +70,13 @@ impl Plain {
     }
 
     /// Last hidden states of one example under a whole deep prompt, `[1 + n + rest, hidden]`.
-    fn forward(&self, tokens: &Tokens, initial: &[u32], injection: Injection, deep: &[Vec<f32>]) -> Result<Tensor> {
+    fn forward(
+        &self,
+        tokens: &Tokens,
+        initial: &[u32],
+        injection: Injection,
+        deep: &[Vec<f32>],
+    ) -> Result<Tensor> {
         let ids = [&tokens.ids[..1], initial, &tokens.ids[1..]].concat();
         let count = ids.len() as u32;
         let positions: Vec<u32> = (0..count).map(|p| p + self.first_position).collect();
@@ -171,7 +178,10 @@ fn check(name: &str, injection: Injection) {
                     for (class, &ours) in classes.iter().zip(ours) {
                         let theirs = cosine(&pooled, class).unwrap() / 0.05;
                         let apart = (ours - theirs).abs() / 20.0; // 20 is the largest logit there can be
-                        assert!(apart <= TOLERANCE, "{name} {injection:?} layer {layer}: {ours}, plain {theirs}");
+                        assert!(
+                            apart <= TOLERANCE,
+                            "{name} {injection:?} layer {layer}: {ours}, plain {theirs}"
+                        );
                     }
                 }
             }

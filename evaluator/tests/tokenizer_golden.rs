@@ -1,9 +1,6 @@
 //! The tokenizer against Hugging Face's (`tests/golden/models`, made by transformers 5.23.0, tokenizers
 //! 0.23.3).
-#![allow(
-    clippy::unwrap_used,
-    reason = "clippy's leave for tests does not reach their helpers"
-)]
+#![allow(clippy::unwrap_used, reason = "clippy's leave for tests does not reach their helpers")]
 
 use std::path::{Path, PathBuf};
 
@@ -33,9 +30,7 @@ struct Text {
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden/models")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
 }
 
 fn golden(name: &str) -> Golden {
@@ -48,18 +43,8 @@ fn both() -> [(TextEncoder, Golden, usize); 2] {
 }
 
 fn same_ids(encoder: &TextEncoder, golden: &Golden) {
-    for text in golden
-        .encodings
-        .iter()
-        .chain(&golden.examples)
-        .chain(&golden.class_phrases)
-    {
-        assert_eq!(
-            encoder.encode(&text.text, ENOUGH).unwrap().ids,
-            text.ids,
-            "{:?}",
-            text.text
-        );
+    for text in golden.encodings.iter().chain(&golden.examples).chain(&golden.class_phrases) {
+        assert_eq!(encoder.encode(&text.text, ENOUGH).unwrap().ids, text.ids, "{:?}", text.text);
     }
 }
 
@@ -98,12 +83,7 @@ fn the_mask_is_found_where_it_stands() {
             if example.text.contains(&mask) {
                 assert_eq!(encoded.mask().ok(), example.read_out, "{:?}", example.text);
             } else {
-                assert_eq!(
-                    encoded.mask(),
-                    Err(EncodeError::Masks { count: 0 }),
-                    "{:?}",
-                    example.text
-                );
+                assert_eq!(encoded.mask(), Err(EncodeError::Masks { count: 0 }), "{:?}", example.text);
             }
         }
         let twice = encoder.encode(&format!("{mask} or {mask}"), ENOUGH).unwrap();
@@ -114,21 +94,13 @@ fn the_mask_is_found_where_it_stands() {
 #[test]
 fn label_words_are_one_token_as_given() {
     for (encoder, golden, _) in both() {
-        let ids: Vec<u32> = golden
-            .words
-            .iter()
-            .map(|word| encoder.label_word_id(word).unwrap())
-            .collect();
+        let ids: Vec<u32> = golden.words.iter().map(|word| encoder.label_word_id(word).unwrap()).collect();
         assert_eq!(ids, golden.label_ids);
         assert!(!ids.is_empty());
     }
     let [_, (bytes, golden, _)] = both();
     let great = golden.label_ids[golden.words.iter().position(|word| word == "great").unwrap()];
-    assert_eq!(
-        bytes.label_word_id(" great"),
-        Ok(great + 1),
-        "with a space it is another token"
-    );
+    assert_eq!(bytes.label_word_id(" great"), Ok(great + 1), "with a space it is another token");
 }
 
 #[test]
@@ -137,45 +109,22 @@ fn a_label_word_of_several_tokens_is_refused_with_its_pieces() {
     for (encoder, pieces) in [(&words, ["good", "##y"]), (&bytes, ["good", "y"])] {
         let error = encoder.label_word_id("goody").unwrap_err();
         let pieces = pieces.map(str::to_owned).to_vec();
-        assert_eq!(
-            error,
-            LabelWordError::NotOneToken {
-                word: "goody".to_owned(),
-                pieces
-            }
-        );
-        assert!(
-            error.to_string().contains("label word \"goody\" is 2 tokens"),
-            "{error}"
-        );
+        assert_eq!(error, LabelWordError::NotOneToken { word: "goody".to_owned(), pieces });
+        assert!(error.to_string().contains("label word \"goody\" is 2 tokens"), "{error}");
     }
     let unknown = words.label_word_id("\u{597d}").unwrap_err().to_string();
-    assert!(
-        unknown.contains("not in this tokenizer's vocabulary") && unknown.contains("[UNK]"),
-        "{unknown}"
-    );
+    assert!(unknown.contains("not in this tokenizer's vocabulary") && unknown.contains("[UNK]"), "{unknown}");
     let empty = words.label_word_id("").unwrap_err();
-    assert!(
-        matches!(&empty, LabelWordError::NotOneToken { pieces, .. } if pieces.is_empty()),
-        "{empty}"
-    );
+    assert!(matches!(&empty, LabelWordError::NotOneToken { pieces, .. } if pieces.is_empty()), "{empty}");
 }
 
 #[test]
 fn initial_prompt_ids_are_1000_and_up_or_the_first_ordinary_ones() {
     for (encoder, golden, vocab) in both() {
-        assert_eq!(
-            encoder.initial_prompt_ids(golden.initial_ids.len(), vocab),
-            golden.initial_ids
-        );
+        assert_eq!(encoder.initial_prompt_ids(golden.initial_ids.len(), vocab), golden.initial_ids);
         assert_eq!(encoder.initial_prompt_ids(3, 1003), [1000, 1001, 1002]);
         assert_ne!(encoder.initial_prompt_ids(3, 1002), [1000, 1001, 1002]);
-        assert!(
-            encoder
-                .initial_prompt_ids(500, vocab)
-                .iter()
-                .all(|&id| (id as usize) < vocab)
-        );
+        assert!(encoder.initial_prompt_ids(500, vocab).iter().all(|&id| (id as usize) < vocab));
         assert_eq!(encoder.initial_prompt_ids(500, vocab).len(), 500);
     }
 }
@@ -188,13 +137,7 @@ fn a_long_text_is_refused_or_loses_its_end_but_never_its_template() {
         let text = "the movie is not good and caf\u{e9} ".repeat(10);
         let tokens = encoder.encode(&render(&text), ENOUGH).unwrap().ids.len();
         let refused = encoder.encode(&render(&text), 30);
-        assert_eq!(
-            refused,
-            Err(EncodeError::TooLong {
-                tokens,
-                max_tokens: 30
-            })
-        );
+        assert_eq!(refused, Err(EncodeError::TooLong { tokens, max_tokens: 30 }));
 
         let (cut, was_cut) = encoder.encode_cutting(&text, 30, render).unwrap();
         let end = encoder.encode(&render(""), ENOUGH).unwrap().ids;
@@ -205,10 +148,7 @@ fn a_long_text_is_refused_or_loses_its_end_but_never_its_template() {
 
         let whole = encoder.encode_cutting(&text, tokens, render).unwrap();
         assert_eq!(whole, (encoder.encode(&render(&text), ENOUGH).unwrap(), false));
-        assert!(matches!(
-            encoder.encode_cutting(&text, 3, render),
-            Err(EncodeError::TooLong { .. })
-        ));
+        assert!(matches!(encoder.encode_cutting(&text, 3, render), Err(EncodeError::TooLong { .. })));
     }
 }
 
@@ -217,10 +157,7 @@ fn a_tokenizer_of_another_model_is_refused() {
     for (encoder, _, vocab) in both() {
         encoder.check_vocabulary(vocab).unwrap();
         let error = encoder.check_vocabulary(vocab - 1).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("up to {}", vocab - 1)) && error.contains("vocab_size"),
-            "{error}"
-        );
+        assert!(error.contains(&format!("up to {}", vocab - 1)) && error.contains("vocab_size"), "{error}");
     }
 }
 
@@ -229,27 +166,17 @@ fn a_broken_tokenizer_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     let missing = TextEncoder::load(folder.path()).unwrap_err();
-    assert!(
-        matches!(&missing, TokenizerError::Read { path: named, .. } if *named == path),
-        "{missing}"
-    );
+    assert!(matches!(&missing, TokenizerError::Read { path: named, .. } if *named == path), "{missing}");
     std::fs::write(&path, "{\"version\": \"1.0\"").unwrap();
     let corrupt = TextEncoder::load(folder.path()).unwrap_err();
-    assert!(
-        matches!(&corrupt, TokenizerError::Corrupt { path: named, .. } if *named == path),
-        "{corrupt}"
-    );
+    assert!(matches!(&corrupt, TokenizerError::Corrupt { path: named, .. } if *named == path), "{corrupt}");
 }
 
 #[test]
 fn a_tokenizer_without_a_mask_has_none() {
     let json = std::fs::read_to_string(folder("bert-tiny").join("tokenizer.json")).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("tokenizer.json"),
-        json.replace("[MASK]", "[EXTRA]"),
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), json.replace("[MASK]", "[EXTRA]")).unwrap();
     let encoder = TextEncoder::load(folder.path()).unwrap();
     assert_eq!(encoder.mask_token(), None);
     let Encoded { ids, masks } = encoder.encode("it was [EXTRA] .", ENOUGH).unwrap();

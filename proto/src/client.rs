@@ -35,9 +35,7 @@ pub fn read_token(file: Option<&Path>) -> Result<Option<String>, String> {
     };
     let token = String::from_utf8_lossy(&text).trim().to_owned();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!(
-            "{from}: a token is one line of visible ASCII characters, at least one"
-        ));
+        return Err(format!("{from}: a token is one line of visible ASCII characters, at least one"));
     }
     Ok(Some(token))
 }
@@ -73,10 +71,7 @@ pub struct Security {
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (token, tls) = (self.token.0.is_some(), self.tls.is_some());
-        f.debug_struct("Security")
-            .field("token", &token)
-            .field("tls", &tls)
-            .finish() // never the token itself
+        f.debug_struct("Security").field("token", &token).field("tls", &tls).finish() // never the token itself
     }
 }
 
@@ -100,10 +95,7 @@ impl Security {
             None if identity.is_some() => return Err("--tls-cert needs --tls-ca".to_owned()),
             None => None,
         };
-        Ok(Self {
-            token: Bearer::new(token.as_deref())?,
-            tls,
-        })
+        Ok(Self { token: Bearer::new(token.as_deref())?, tls })
     }
 
     /// These credentials with `token`.
@@ -111,10 +103,7 @@ impl Security {
     /// # Errors
     /// When the token cannot stand in a header.
     pub fn with_token(self, token: &str) -> Result<Self, String> {
-        Ok(Self {
-            token: Bearer::new(Some(token))?,
-            ..self
-        })
+        Ok(Self { token: Bearer::new(Some(token))?, ..self })
     }
 
     /// Puts the token into each call.
@@ -135,9 +124,9 @@ impl Security {
             (Some("http"), Some(_)) => {
                 return Err(wrong("--tls-ca is given; the address must begin with https://"));
             }
-            (Some("https"), Some(tls)) => endpoint
-                .tls_config(tls.clone())
-                .map_err(|error| wrong(&root_cause(&error)))?,
+            (Some("https"), Some(tls)) => {
+                endpoint.tls_config(tls.clone()).map_err(|error| wrong(&root_cause(&error)))?
+            }
             (Some("https"), None) => return Err(wrong("https needs --tls-ca FILE")),
             _ => return Err(wrong("must begin with http:// or https://")),
         };

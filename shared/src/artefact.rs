@@ -180,9 +180,9 @@ impl Artefact {
         if !self.initial.is_empty() {
             tensors.push(("initial", vec![layers, tokens, hidden], bytes(&self.initial)));
         }
-        let views = tensors.iter().map(|(name, shape, data)| {
-            Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?))
-        });
+        let views = tensors
+            .iter()
+            .map(|(name, shape, data)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?)));
         let views = views.collect::<Result<BTreeMap<_, _>, safetensors::SafeTensorError>>();
         let views = views.map_err(|e| damaged(e.to_string()))?;
         let metadata = Some([(KEY.to_owned(), json)].into_iter().collect());
@@ -196,8 +196,10 @@ impl Artefact {
     /// See [`ArtefactError`].
     pub fn read(path: &Path) -> Result<Self, ArtefactError> {
         let damaged = |reason: String| ArtefactError::Damaged { path: path.to_owned(), reason };
-        let file = std::fs::read(path).map_err(|e| damaged(format!("{e}; an artefact or a run folder is expected")))?;
-        let (_, header) = SafeTensors::read_metadata(&file).map_err(|e| damaged(format!("no safetensors file: {e}")))?;
+        let file = std::fs::read(path)
+            .map_err(|e| damaged(format!("{e}; an artefact or a run folder is expected")))?;
+        let (_, header) =
+            SafeTensors::read_metadata(&file).map_err(|e| damaged(format!("no safetensors file: {e}")))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
         let json = json.ok_or_else(|| damaged("a safetensors file, but no artefact of zeroth".to_owned()))?;
         let schema: Schema = serde_json::from_str(json).map_err(|e| damaged(format!("metadata: {e}")))?;
@@ -230,7 +232,8 @@ impl Artefact {
 
     fn check(&self) -> Result<(), String> {
         let (layers, tokens, hidden, dim) = self.shape();
-        let fits = |rows: &[Vec<f32>], width: usize| rows.len() == layers && rows.iter().all(|r| r.len() == width);
+        let fits =
+            |rows: &[Vec<f32>], width: usize| rows.len() == layers && rows.iter().all(|r| r.len() == width);
         if !fits(&self.prompts, tokens * hidden) {
             return Err(format!("prompts are not [{layers}, {tokens}, {hidden}], as the metadata says"));
         }

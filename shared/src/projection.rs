@@ -148,13 +148,8 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    const SMALL: Projection = Projection {
-        seed: 42,
-        layer: 1,
-        rows: 7,
-        dim: 5,
-        kind: Kind::Normal { std: 0.5 },
-    };
+    const SMALL: Projection =
+        Projection { seed: 42, layer: 1, rows: 7, dim: 5, kind: Kind::Normal { std: 0.5 } };
 
     #[test]
     fn rows_are_the_same_however_the_matrix_is_cut() {
@@ -198,34 +193,18 @@ mod tests {
         // alpha 0.2, sigma_hat 0.75, d 500, sigma 0.2: s = 0.75 / sqrt(500).
         assert_eq!(designed_std(0.2, 0.75, 500, 0.2), 0.033_541_02);
         let std = designed_std(0.3, 0.75, 500, 0.2);
-        let projection = Projection {
-            seed: 1,
-            layer: 0,
-            rows: 4000,
-            dim: 500,
-            kind: Kind::Normal { std },
-        };
+        let projection = Projection { seed: 1, layer: 0, rows: 4000, dim: 500, kind: Kind::Normal { std } };
         let mut z = vec![0.0; 500];
         Stream::new(1, Domain::Search, 0).normals(0, &mut z, |normal| (normal * 0.2) as f32);
         let prompt = apply(&projection.matrix(), &z);
         let variance = prompt.iter().map(|p| f64::from(*p).powi(2)).sum::<f64>() / prompt.len() as f64;
         // One z of 500 numbers: its length alone varies by 1/sqrt(1000), 3.2 %.
-        assert!(
-            (variance.sqrt() / (0.3 * 0.75) - 1.0).abs() < 0.1,
-            "{}",
-            variance.sqrt()
-        );
+        assert!((variance.sqrt() / (0.3 * 0.75) - 1.0).abs() < 0.1, "{}", variance.sqrt());
     }
 
     #[test]
     fn uniform_entries_lie_within_one_over_root_d() {
-        let projection = Projection {
-            seed: 1,
-            layer: 0,
-            rows: 2000,
-            dim: 100,
-            kind: Kind::Uniform,
-        };
+        let projection = Projection { seed: 1, layer: 0, rows: 2000, dim: 100, kind: Kind::Uniform };
         let matrix = projection.matrix();
         assert!(matrix.iter().all(|a| a.abs() <= 0.1));
         let variance = matrix.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>() / matrix.len() as f64;
@@ -234,28 +213,12 @@ mod tests {
 
     #[test]
     fn applies_the_matrix() {
-        assert_eq!(
-            apply(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.5]),
-            [2.0, 5.0, 8.0]
-        );
+        assert_eq!(apply(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.5]), [2.0, 5.0, 8.0]);
         assert_eq!(apply(&[1.0, 2.0], &[]), [0.0; 0]);
         assert_eq!(apply(&[], &[1.0]), [0.0; 0]);
         for dim in [1, 15, 16, 17, 40, 500] {
-            let projection = Projection {
-                rows: 50,
-                dim,
-                ..SMALL
-            };
-            let (matrix, zs) = (
-                projection.matrix(),
-                Projection {
-                    layer: 9,
-                    rows: 3,
-                    dim,
-                    ..SMALL
-                }
-                .matrix(),
-            );
+            let projection = Projection { rows: 50, dim, ..SMALL };
+            let (matrix, zs) = (projection.matrix(), Projection { layer: 9, rows: 3, dim, ..SMALL }.matrix());
             let many = apply_many(&matrix, &zs, dim);
             for (z, prompt) in zs.chunks(dim).zip(many.chunks(50)) {
                 assert_eq!(apply(&matrix, z), prompt);
@@ -302,13 +265,8 @@ mod tests {
                 None => Kind::Uniform,
             };
             let (rows, dim) = (number("rows") as usize, number("dim") as usize);
-            let projection = Projection {
-                seed: number("seed"),
-                layer: number("layer") as u32,
-                rows,
-                dim,
-                kind,
-            };
+            let projection =
+                Projection { seed: number("seed"), layer: number("layer") as u32, rows, dim, kind };
             let stream = Stream::new(projection.seed, Domain::Projection, number("layer"));
             let expected: Vec<u32> = serde_json::from_value(case["words"].clone()).unwrap();
             let mut words = vec![0; expected.len()];
@@ -318,10 +276,7 @@ mod tests {
             let mut normals = vec![0.0; expected.len()];
             stream.fill_normals(0, &mut normals);
             for (found, expected) in normals.iter().zip(&expected) {
-                assert!(
-                    (found - expected).abs() <= 1e-12,
-                    "{found} for {expected}, {projection:?}"
-                );
+                assert!((found - expected).abs() <= 1e-12, "{found} for {expected}, {projection:?}");
             }
             assert_eq!(projection.checksum(), case["sha256"], "{projection:?}");
         }

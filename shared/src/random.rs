@@ -95,11 +95,7 @@ impl Stream {
 
     fn generator(&self, word: u128) -> ChaCha8Rng {
         let mut key = [0; 32];
-        let head = self
-            .seed
-            .to_le_bytes()
-            .into_iter()
-            .chain((self.domain as u64).to_le_bytes());
+        let head = self.seed.to_le_bytes().into_iter().chain((self.domain as u64).to_le_bytes());
         for (byte, value) in key.iter_mut().zip(head) {
             *byte = value;
         }
@@ -140,10 +136,7 @@ mod tests {
         // ChaCha8, all-zero key, zero nonce, block 0 (the eSTREAM reference vector): only the domain keeps us
         // from it.
         let mut generator = ChaCha8Rng::from_seed([0; 32]);
-        assert_eq!(
-            [generator.next_u32(), generator.next_u32()],
-            [0x2fef_003e, 0xd640_5f89]
-        );
+        assert_eq!([generator.next_u32(), generator.next_u32()], [0x2fef_003e, 0xd640_5f89]);
     }
 
     #[test]
@@ -198,13 +191,7 @@ mod tests {
             (0..numbers.len() - 1).map(f).sum::<f64>() / (numbers.len() - 1) as f64
         };
         let power = |p: i32| mean_of(&|i| numbers[i].powi(p));
-        [
-            power(1),
-            power(2),
-            power(3),
-            power(4),
-            mean_of(&|i| numbers[i] * numbers[i + 1]),
-        ]
+        [power(1), power(2), power(3), power(4), mean_of(&|i| numbers[i] * numbers[i + 1])]
     }
 
     #[test]
@@ -213,21 +200,13 @@ mod tests {
         let mut normals = vec![0.0; n];
         STREAM.fill_normals(0, &mut normals);
         // The variance of each estimate's summand; five standard errors.
-        for ((found, expected), variance) in moments(&normals)
-            .iter()
-            .zip([0.0, 1.0, 0.0, 3.0, 0.0])
-            .zip([1.0, 2.0, 15.0, 96.0, 1.0_f64])
+        for ((found, expected), variance) in
+            moments(&normals).iter().zip([0.0, 1.0, 0.0, 3.0, 0.0]).zip([1.0, 2.0, 15.0, 96.0, 1.0_f64])
         {
-            assert!(
-                (found - expected).abs() < 5.0 * (variance / n as f64).sqrt(),
-                "{found} for {expected}"
-            );
+            assert!((found - expected).abs() < 5.0 * (variance / n as f64).sqrt(), "{found} for {expected}");
         }
         let beyond = normals.iter().filter(|x| x.abs() > 3.0).count() as f64 / n as f64;
-        assert!(
-            (beyond - 0.002_699_8).abs() < 5.0 * (0.0027 / n as f64).sqrt(),
-            "{beyond} beyond 3"
-        );
+        assert!((beyond - 0.002_699_8).abs() < 5.0 * (0.0027 / n as f64).sqrt(), "{beyond} beyond 3");
     }
 
     #[test]
@@ -241,9 +220,7 @@ mod tests {
             tenths[(u * 10.0) as usize] += 1.0 / n as f64;
         }
         assert!(
-            tenths
-                .iter()
-                .all(|share| (share - 0.1).abs() < 5.0 * (0.09 / n as f64).sqrt()),
+            tenths.iter().all(|share| (share - 0.1).abs() < 5.0 * (0.09 / n as f64).sqrt()),
             "{tenths:?}"
         );
     }

@@ -50,19 +50,13 @@ fn to_bytes(numbers: &[f32]) -> Vec<u8> {
 fn to_numbers(field: &'static str, bytes: &[u8]) -> Result<Vec<f32>, WireError> {
     let (whole, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
-        return Err(WireError::Torn {
-            field,
-            bytes: bytes.len(),
-        });
+        return Err(WireError::Torn { field, bytes: bytes.len() });
     }
     Ok(whole.iter().map(|&four| f32::from_le_bytes(four)).collect())
 }
 
 fn named<T: FromStr<Err: Display>>(field: &'static str, name: &str) -> Result<T, WireError> {
-    name.parse().map_err(|problem: T::Err| WireError::Unknown {
-        field,
-        problem: problem.to_string(),
-    })
+    name.parse().map_err(|problem: T::Err| WireError::Unknown { field, problem: problem.to_string() })
 }
 
 impl From<Hello> for v1::Hello {
@@ -124,10 +118,7 @@ impl From<v1::Model> for ModelIdentity {
 }
 
 fn unknown_number(field: &'static str, number: i32, known: &str) -> WireError {
-    WireError::Unknown {
-        field,
-        problem: format!("{number} is none of: {known}"),
-    }
+    WireError::Unknown { field, problem: format!("{number} is none of: {known}") }
 }
 
 #[cfg(test)]

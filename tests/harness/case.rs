@@ -20,11 +20,7 @@ pub enum Family {
 
 impl Family {
     fn golden(self) -> PathBuf {
-        let name = if self == Self::Bert {
-            "bert-tiny"
-        } else {
-            "roberta-tiny"
-        };
+        let name = if self == Self::Bert { "bert-tiny" } else { "roberta-tiny" };
         root().join("tests/golden/models").join(name)
     }
 }
@@ -54,18 +50,13 @@ impl Case {
     /// The same task for the sentence-similarity read-out.
     pub fn similarity(family: Family, injection: &str) -> Self {
         let case = Self::new(family, injection);
-        let case = case
-            .set("model.read_out", r#""similarity""#)
-            .set("model.temperature", "0.2");
+        let case = case.set("model.read_out", r#""similarity""#).set("model.temperature", "0.2");
         let case = case.set("task.template", r#""{text}""#);
         case.set("task.words", r#"["it was terrible !", "it was great"]"#)
     }
 
     fn new(family: Family, injection: &str) -> Self {
-        let case = Self {
-            folder: tempfile::tempdir().unwrap(),
-            keys: BTreeMap::new(),
-        };
+        let case = Self { folder: tempfile::tempdir().unwrap(), keys: BTreeMap::new() };
         case.put_model(family, "model");
         case.pool_rows(40);
         case.test_rows(30);
@@ -101,8 +92,7 @@ impl Case {
     /// Makes the training set large enough for a run that takes seconds: time to strike in its middle.
     pub fn long(self, generations: usize) -> Self {
         self.pool_rows(240);
-        self.set("task.shots", "48")
-            .set("search.budget", &(POPULATION * generations).to_string())
+        self.set("task.shots", "48").set("search.budget", &(POPULATION * generations).to_string())
     }
 
     /// A file of the case's folder.
@@ -155,13 +145,8 @@ impl Case {
 
     /// `zeroth tune --json` into a run folder of the case.
     pub fn tune(&self, folder: &str, more: &[&str]) -> Command {
-        let mut command = self.zeroth(&[
-            "tune",
-            "run.toml",
-            "--json",
-            "--set",
-            &format!("run.folder={folder}"),
-        ]);
+        let mut command =
+            self.zeroth(&["tune", "run.toml", "--json", "--set", &format!("run.folder={folder}")]);
         command.args(more);
         command
     }
@@ -190,19 +175,9 @@ fn examples(rows: usize, seed: u64) -> String {
         let what = of(&["movie", "film", "world", "tech", "business"], &mut dice);
         let much = of(&["not", "about", "all of it", "no more"], &mut dice);
         let how = of([&["terrible", "bad"], &["great", "good"]][label], &mut dice);
-        let rest = of(
-            &[
-                "",
-                " and it was about sports",
-                " ; yes",
-                " in the world of business , or not",
-            ],
-            &mut dice,
-        );
-        let _ = writeln!(
-            text,
-            r#"{{"text": "the {what} was {much} {how}{rest} {row}", "label": {label}}}"#
-        );
+        let rest =
+            of(&["", " and it was about sports", " ; yes", " in the world of business , or not"], &mut dice);
+        let _ = writeln!(text, r#"{{"text": "the {what} was {much} {how}{rest} {row}", "label": {label}}}"#);
     }
     text
 }

@@ -38,9 +38,7 @@ impl Coordinator {
 
     /// What `zeroth status --coordinator` says.
     pub fn status(&self, case: &Case) -> Value {
-        run(&mut case.zeroth(&["status", "--coordinator", &self.url(), "--json"]))
-            .expect(0)
-            .json()
+        run(&mut case.zeroth(&["status", "--coordinator", &self.url(), "--json"])).expect(0).json()
     }
 }
 
@@ -53,15 +51,6 @@ pub fn evaluator(case: &Case, url: &str, name: &str) -> Command {
 pub fn evaluator_on(case: &Case, model: &str, url: &str, name: &str) -> Command {
     let mut command = Command::new(binary("zeroth-evaluator"));
     command.current_dir(case.path(""));
-    command.args([
-        "--coordinator",
-        url,
-        "--model",
-        model,
-        "--threads",
-        "1",
-        "--name",
-        name,
-    ]);
+    command.args(["--coordinator", url, "--model", model, "--threads", "1", "--name", name]);
     command
 }

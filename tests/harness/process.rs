@@ -19,10 +19,7 @@ use crate::until;
 /// When it is not there, with the command that builds it.
 pub fn binary(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test has a path");
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .expect("a test lies in target/PROFILE/deps");
+    let profile = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
     let path = profile.join(name);
     assert!(
         path.is_file(),
@@ -81,33 +78,21 @@ impl Process {
         command.stdin(Stdio::piped());
         let mut process = Self::spawn(command);
         let mut pipe = process.child.stdin.take().expect("stdin is piped");
-        pipe.write_all(input.as_bytes())
-            .expect("the process reads its input");
+        pipe.write_all(input.as_bytes()).expect("the process reads its input");
         process
     }
 
     fn spawn(command: &mut Command) -> Self {
-        let folder = command
-            .get_current_dir()
-            .map_or_else(|| env::current_dir().unwrap(), Path::to_owned);
+        let folder = command.get_current_dir().map_or_else(|| env::current_dir().unwrap(), Path::to_owned);
         // Tests must not depend on what the person who runs them has set.
-        let ours = env::vars_os()
-            .map(|(name, _)| name)
-            .filter(|name| name.to_string_lossy().starts_with("ZEROTH_"));
+        let ours =
+            env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("ZEROTH_"));
         for name in ours.chain(["HF_TOKEN".into()]) {
             command.env_remove(name);
         }
-        command
-            .env("HF_HUB_OFFLINE", "1")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let (out, err) = (
-            child.stdout.take().expect("piped"),
-            child.stderr.take().expect("piped"),
-        );
+        command.env("HF_HUB_OFFLINE", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         Self {
             command: format!("{command:?}"),
             folder,
@@ -136,17 +121,8 @@ impl Process {
             if over {
                 self.err.join(); // everything it has said is here now
             }
-            let found = self
-                .err
-                .lines()
-                .into_iter()
-                .filter(|line| line.contains(text))
-                .nth(n);
-            assert!(
-                found.is_some() || !over,
-                "ended without saying {text:?}\n{}",
-                self.report()
-            );
+            let found = self.err.lines().into_iter().filter(|line| line.contains(text)).nth(n);
+            assert!(found.is_some() || !over, "ended without saying {text:?}\n{}", self.report());
             found
         })
     }
@@ -162,10 +138,7 @@ impl Process {
     /// Sends a signal by its name: `INT`, `TERM`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .expect("there is a shell");
+        let status = Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");
         assert!(status.success(), "{kill}: {status}\n{}", self.report());
     }
 
@@ -174,11 +147,7 @@ impl Process {
     /// # Panics
     /// When it has ended before: then the fault did not strike.
     pub fn kill(mut self) -> Ended {
-        assert!(
-            self.is_running(),
-            "ended before it could be killed\n{}",
-            self.report()
-        );
+        assert!(self.is_running(), "ended before it could be killed\n{}", self.report());
         self.child.kill().expect("a child can be killed");
         let ended = self.wait();
         assert_eq!(ended.signal, Some(9), "the kill came too late\n{}", ended.report);
@@ -187,9 +156,7 @@ impl Process {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
-        until(&format!("the end of {}", self.command), || {
-            (!self.is_running()).then_some(())
-        });
+        until(&format!("the end of {}", self.command), || (!self.is_running()).then_some(()));
         self.out.join();
         self.err.join();
         let status = self.ended.expect("just awaited");
@@ -206,9 +173,7 @@ impl Process {
     pub fn report(&self) -> String {
         let mut listing = String::new();
         list(&self.folder, &self.folder, &mut listing);
-        let status = self
-            .ended
-            .map_or("running".to_owned(), |status| status.to_string());
+        let status = self.ended.map_or("running".to_owned(), |status| status.to_string());
         format!(
             "command: {}\nfolder:  {}\n{listing}status:  {status}\nstdout:\n{}stderr:\n{}",
             self.command,
@@ -236,12 +201,7 @@ impl Ended {
     /// With the whole report, when it is another.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(
-            self.code,
-            Some(code),
-            "another exit code was expected\n{}",
-            self.report
-        );
+        assert_eq!(self.code, Some(code), "another exit code was expected\n{}", self.report);
         self
     }
 
@@ -310,15 +270,10 @@ impl Output {
         let kept = Arc::clone(&lines);
         let reader = thread::spawn(move || {
             for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-                kept.lock()
-                    .unwrap()
-                    .push(String::from_utf8_lossy(&line).into_owned());
+                kept.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
             }
         });
-        Self {
-            lines,
-            reader: Some(reader),
-        }
+        Self { lines, reader: Some(reader) }
     }
 
     fn lines(&self) -> Vec<String> {

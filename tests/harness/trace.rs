@@ -13,10 +13,7 @@ pub fn generations(folder: &Path) -> Vec<Value> {
     for generation in &mut generations {
         let fields = generation.as_object_mut().expect("an event is an object");
         for of_the_clock in ["seconds", "evaluators"] {
-            assert!(
-                fields.remove(of_the_clock).is_some(),
-                "no {of_the_clock} in {fields:?}"
-            );
+            assert!(fields.remove(of_the_clock).is_some(), "no {of_the_clock} in {fields:?}");
         }
     }
     generations
@@ -43,8 +40,5 @@ fn generation_events(folder: &Path) -> Vec<Value> {
     let path = folder.join("events.jsonl");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-    text.lines()
-        .map(parse)
-        .filter(|event: &Value| event["event"] == "generation")
-        .collect()
+    text.lines().map(parse).filter(|event: &Value| event["event"] == "generation").collect()
 }

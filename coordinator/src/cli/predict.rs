@@ -62,11 +62,17 @@ impl StandardInput {
             for (number, line) in lines.by_ref().take(BATCH) {
                 match line {
                     Ok(line) if line.trim().is_empty() => {
-                        return Some(Err(Error::Input(format!("standard input, line {}: empty text", number + 1))));
+                        return Some(Err(Error::Input(format!(
+                            "standard input, line {}: empty text",
+                            number + 1
+                        ))));
                     }
                     Ok(line) => batch.push(example(line, None)),
                     Err(error) => {
-                        return Some(Err(Error::Input(format!("standard input, line {}: {error}", number + 1))));
+                        return Some(Err(Error::Input(format!(
+                            "standard input, line {}: {error}",
+                            number + 1
+                        ))));
                     }
                 }
             }

@@ -37,8 +37,13 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     if args.json {
         println!("{}", json!({"data": data, "examples": labels.len(), "metric": metric, "loss": loss}));
     } else {
-        println!("{} examples of {}: {} {:.1} %, loss {loss:.4}", labels.len(), data.display(), opened.metric,
-            100.0 * metric);
+        println!(
+            "{} examples of {}: {} {:.1} %, loss {loss:.4}",
+            labels.len(),
+            data.display(),
+            opened.metric,
+            100.0 * metric
+        );
     }
     Ok(())
 }

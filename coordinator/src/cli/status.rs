@@ -48,8 +48,19 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     for run in &list.runs {
         println!(
             "run {}  {}  {}  sweep {}/{}  layer {}/{}  {}/{} calls  loss {:.4}  dev {:.4}  {:.1} calls/s {}",
-            run.run, run.task, state(run), run.sweep, run.sweeps, run.layer + 1, run.layers, run.calls, run.budget,
-            run.best_loss, run.best_dev, run.calls_per_second, run.message
+            run.run,
+            run.task,
+            state(run),
+            run.sweep,
+            run.sweeps,
+            run.layer + 1,
+            run.layers,
+            run.calls,
+            run.budget,
+            run.best_loss,
+            run.best_dev,
+            run.calls_per_second,
+            run.message
         );
     }
     for e in &list.evaluators {
@@ -64,21 +75,27 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
 /// The last generation (or the end) that the trace holds.
 fn from_folder(folder: &Path, as_json: bool) -> Result<(), Error> {
     let path = folder.join("events.jsonl");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Error::Input(format!("{}: {error}; a run folder holds this file", path.display())))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Error::Input(format!("{}: {error}; a run folder holds this file", path.display()))
+    })?;
     let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()); // a torn last line is no event
-    let last = events.filter(|event| !matches!(event, Event::Begin { .. })).last();
+    let last = events.rev().find(|event| !matches!(event, Event::Begin { .. }));
     match last {
         None if as_json => println!("{}", json!({"state": "begun", "calls": 0})),
         None => println!("{}: begun, no generation finished", folder.display()),
         Some(event) if as_json => println!("{}", serde_json::to_string(&event).map_err(Error::failed)?),
         Some(Event::End { calls, dev, test_before, test_after, .. }) => println!(
             "{}: done, {calls} calls, dev {:.4}, test {} before, {} after",
-            folder.display(), dev.metric, number(test_before), number(test_after)
+            folder.display(),
+            dev.metric,
+            number(test_before),
+            number(test_after)
         ),
         Some(Event::Generation { generation, sweep, layer, calls, best, dev, .. }) => println!(
             "{}: generation {generation} (sweep {sweep}, layer {}), {calls} calls, loss {best:.4}, dev {:.4}",
-            folder.display(), layer + 1, dev.metric
+            folder.display(),
+            layer + 1,
+            dev.metric
         ),
         Some(Event::Begin { .. }) => {}
     }

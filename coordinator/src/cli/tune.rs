@@ -56,7 +56,8 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
         return dry_run(&inputs, args.json).await;
     }
     let (folder, checkpoint) = RunFolder::open(&inputs.spec, &inputs.hash, args.resume)?;
-    if let Some(summary) = checkpoint.as_ref().and_then(run::finished).filter(|_| folder.artefact().exists()) {
+    if let Some(summary) = checkpoint.as_ref().and_then(run::finished).filter(|_| folder.artefact().exists())
+    {
         eprintln!("{}: finished before; nothing to do", folder.path().display());
         return print(&inputs, &folder, &summary, args.json);
     }
@@ -115,11 +116,14 @@ async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clien
         return Ok(House::Embedded(embedded(inputs, fleet).await?));
     };
     let options = ServeOptions::try_from(&args.serve)?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Error::Input(format!("--listen {address}: {error}; choose a free address or port 0")))?;
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Error::Input(format!("--listen {address}: {error}; choose a free address or port 0"))
+    })?;
     let bound = listener.local_addr().map_err(Error::failed)?;
-    eprintln!("listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {}", options.url(bound));
+    eprintln!(
+        "listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {}",
+        options.url(bound)
+    );
     let (close, mut closing) = watch::channel(false);
     let server = tokio::spawn(serve::serve(listener, fleet.clone(), clients, options, async move {
         let _ = closing.wait_for(|&close| close).await; // a dropped sender closes too
@@ -165,7 +169,8 @@ fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> 
         println!("{line}");
         return Ok(());
     }
-    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v));
+    let percent =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v));
     println!("task      {} with {}, seed {}", spec.task.name, spec.model.path, spec.search.seed);
     println!("search    {} calls in {:.1} s ({per_call:.4} s a call)", summary.calls, summary.seconds);
     let (before, after) = (summary.dev_before.metric, summary.dev.metric);
@@ -230,8 +235,9 @@ impl Estimate {
         let measured_flops = ready.flops.get(measured.index()).copied().unwrap_or(mean_flops);
         let call_seconds = call.as_secs_f64() * mean_flops / measured_flops.max(1.0);
         // Out: z of each candidate and the incumbent. Back: a loss and a prediction an example.
-        let generation_bytes =
-            4 * plan.dim * (plan.population + 1) + 5 * inputs.train.len() * plan.population + 9 * inputs.dev.len();
+        let generation_bytes = 4 * plan.dim * (plan.population + 1)
+            + 5 * inputs.train.len() * plan.population
+            + 9 * inputs.dev.len();
         Self {
             calls,
             generations,
@@ -257,8 +263,14 @@ impl Estimate {
         println!("calls     {} in {} generations", self.calls, self.generations);
         println!("tokens    {} a call, prompt rows included", self.tokens);
         println!("compute   {:.3} TFLOP in all", self.flops / 1e12);
-        println!("memory    {:.1} MiB beside the weights, each evaluator", self.memory_bytes as f64 / 1_048_576.0);
-        println!("wire      {:.2} MiB in all, were the evaluator remote", self.wire_bytes as f64 / 1_048_576.0);
+        println!(
+            "memory    {:.1} MiB beside the weights, each evaluator",
+            self.memory_bytes as f64 / 1_048_576.0
+        );
+        println!(
+            "wire      {:.2} MiB in all, were the evaluator remote",
+            self.wire_bytes as f64 / 1_048_576.0
+        );
         println!("time      {:.0} s here ({:.4} s a call, measured once)", self.seconds, self.call_seconds);
     }
 }

@@ -41,21 +41,12 @@ impl Covariance {
             *b = 1.0;
         }
         let lengths = matrix.iter().step_by(dim + 1).map(|c| c.sqrt()).collect();
-        Covariance {
-            dim,
-            matrix,
-            axes,
-            lengths,
-            updates: 0,
-            decomposed_at: 0,
-        }
+        Covariance { dim, matrix, axes, lengths, updates: 0, decomposed_at: 0 }
     }
 
     /// Whether every array has the length that `dim` asks for; false only for bytes that we did not write.
     pub(super) fn is_shaped(&self, dim: usize) -> bool {
-        let square = [self.matrix.len(), self.axes.len()]
-            .iter()
-            .all(|&found| found == dim * dim);
+        let square = [self.matrix.len(), self.axes.len()].iter().all(|&found| found == dim * dim);
         square && self.dim == dim && self.lengths.len() == dim
     }
 
@@ -72,11 +63,7 @@ impl Covariance {
     /// C's entry in row i, column j (0 outside).
     pub(super) fn entry(&self, i: usize, j: usize) -> f64 {
         let (row, column) = if i < j { (j, i) } else { (i, j) };
-        if row < self.dim {
-            self.matrix.get(column * self.dim + row).copied().unwrap_or(0.0)
-        } else {
-            0.0
-        }
+        if row < self.dim { self.matrix.get(column * self.dim + row).copied().unwrap_or(0.0) } else { 0.0 }
     }
 
     /// D, ascending: roots of the last decomposition's eigenvalues.
@@ -88,11 +75,7 @@ impl Covariance {
     pub(super) fn scaled_axis(&self, i: u64) -> impl Iterator<Item = f64> + '_ {
         let i = (i % self.dim as u64) as usize;
         let length = self.lengths.get(i).copied().unwrap_or(0.0);
-        self.axes
-            .iter()
-            .skip(i * self.dim)
-            .take(self.dim)
-            .map(move |b| b * length)
+        self.axes.iter().skip(i * self.dim).take(self.dim).map(move |b| b * length)
     }
 
     /// Decomposes C if B and D are at least `lazy_gap` updates old. `None`: C has no positive decomposition.
@@ -107,17 +90,9 @@ impl Covariance {
                 return Some(());
             }
             // pycma's repair: the smallest old variance is added everywhere
-            let least = self
-                .lengths
-                .iter()
-                .fold(f64::INFINITY, |least, d| least.min(d * d));
-            self.matrix
-                .iter_mut()
-                .step_by(self.dim + 1)
-                .for_each(|c| *c += least);
-            self.lengths
-                .iter_mut()
-                .for_each(|d| *d = (*d * *d + least).sqrt());
+            let least = self.lengths.iter().fold(f64::INFINITY, |least, d| least.min(d * d));
+            self.matrix.iter_mut().step_by(self.dim + 1).for_each(|c| *c += least);
+            self.lengths.iter_mut().for_each(|d| *d = (*d * *d + least).sqrt());
         }
         None
     }
@@ -169,10 +144,7 @@ impl Covariance {
     pub(super) fn mahalanobis(&self, vectors: &[f64]) -> Vec<f64> {
         let mut along = self.along_axes(vectors);
         self.scale(&mut along, |d| 1.0 / d);
-        along
-            .chunks_exact(self.dim)
-            .map(|row| row.iter().map(|v| v * v).sum::<f64>().sqrt())
-            .collect()
+        along.chunks_exact(self.dim).map(|row| row.iter().map(|v| v * v).sum::<f64>().sqrt()).collect()
     }
 
     /// `C <- keep * C + sum_k w_k v_k v_k^T` (eq. 47); lower triangle only, O(n^2) a vector.
@@ -200,18 +172,12 @@ impl Covariance {
 
     /// `B^T v` for each vector.
     fn along_axes(&self, vectors: &[f64]) -> Vec<f64> {
-        self.rotate(
-            MatRef::from_column_major_slice(&self.axes, self.dim, self.dim).transpose(),
-            vectors,
-        )
+        self.rotate(MatRef::from_column_major_slice(&self.axes, self.dim, self.dim).transpose(), vectors)
     }
 
     /// `B v` for each vector.
     fn off_axes(&self, vectors: &[f64]) -> Vec<f64> {
-        self.rotate(
-            MatRef::from_column_major_slice(&self.axes, self.dim, self.dim),
-            vectors,
-        )
+        self.rotate(MatRef::from_column_major_slice(&self.axes, self.dim, self.dim), vectors)
     }
 
     fn rotate(&self, by: MatRef<'_, f64>, vectors: &[f64]) -> Vec<f64> {
@@ -225,9 +191,7 @@ impl Covariance {
 
     fn scale(&self, along: &mut [f64], factor: impl Fn(f64) -> f64) {
         for row in along.chunks_exact_mut(self.dim) {
-            row.iter_mut()
-                .zip(&self.lengths)
-                .for_each(|(v, d)| *v *= factor(*d));
+            row.iter_mut().zip(&self.lengths).for_each(|(v, d)| *v *= factor(*d));
         }
     }
 }
@@ -240,9 +204,7 @@ mod lower_triangle {
     pub(super) fn serialize<S: Serializer>(matrix: &[f64], to: S) -> Result<S::Ok, S::Error> {
         let n = matrix.len().isqrt();
         let columns = matrix.chunks_exact(n.max(1)).enumerate();
-        let packed: Vec<f64> = columns
-            .flat_map(|(j, column)| column.iter().skip(j).copied())
-            .collect();
+        let packed: Vec<f64> = columns.flat_map(|(j, column)| column.iter().skip(j).copied()).collect();
         packed.serialize(to)
     }
 
@@ -250,19 +212,12 @@ mod lower_triangle {
         let packed = Vec::<f64>::deserialize(from)?;
         let n = (2 * packed.len()).isqrt(); // n (n + 1) / 2 entries
         if n == 0 || n > super::super::MAX_DIM || n * (n + 1) / 2 != packed.len() {
-            return Err(D::Error::custom(format!(
-                "{} entries are no triangle of a matrix",
-                packed.len()
-            )));
+            return Err(D::Error::custom(format!("{} entries are no triangle of a matrix", packed.len())));
         }
         let mut matrix = vec![0.0; n * n];
         let mut entries = packed.into_iter();
         for (j, column) in matrix.chunks_exact_mut(n).enumerate() {
-            column
-                .iter_mut()
-                .skip(j)
-                .zip(entries.by_ref())
-                .for_each(|(c, entry)| *c = entry);
+            column.iter_mut().skip(j).zip(entries.by_ref()).for_each(|(c, entry)| *c = entry);
         }
         Ok(matrix)
     }

@@ -46,13 +46,7 @@ pub struct Options {
 impl Options {
     /// pycma's defaults around the origin.
     pub fn new(dim: usize, sigma: f64) -> Options {
-        Options {
-            dim,
-            population: None,
-            sigma,
-            mean: None,
-            active: true,
-        }
+        Options { dim, population: None, sigma, mean: None, active: true }
     }
 }
 

@@ -60,10 +60,8 @@ impl Params {
         // (eq. 57), alpha_cov = 2; fewer than six candidates learn less
         let c_1 = f64::min(1.0, population as f64 / 6.0) * 2.0 / ((n + 1.3).powi(2) + mu_eff);
         // (eq. 58) with the quarter that pycma adds
-        let c_mu = f64::min(
-            1.0 - c_1,
-            2.0 * (0.25 + mu_eff - 2.0 + 1.0 / mu_eff) / ((n + 2.0).powi(2) + mu_eff),
-        );
+        let c_mu =
+            f64::min(1.0 - c_1, 2.0 * (0.25 + mu_eff - 2.0 + 1.0 / mu_eff) / ((n + 2.0).powi(2) + mu_eff));
         scale_negative(&mut weights, mu, active, |mu_eff_minus| {
             let no_decay = 1.0 + c_1 / c_mu; // (eq. 50): c_1 + c_mu * sum w = 0
             let as_effective = 1.0 + 2.0 * mu_eff_minus / (mu_eff + 2.0); // (eq. 51)
@@ -73,20 +71,7 @@ impl Params {
 
         let chi = expected_length(dim);
         let lazy_gap = 1.0 / (c_1 + c_mu + 1e-23) / n / 10.0;
-        Ok(Params {
-            dim,
-            population,
-            mu,
-            weights,
-            mu_eff,
-            c_sigma,
-            d_sigma,
-            c_c,
-            c_1,
-            c_mu,
-            chi,
-            lazy_gap,
-        })
+        Ok(Params { dim, population, mu, weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi, lazy_gap })
     }
 }
 
@@ -106,11 +91,7 @@ fn effective<'a>(weights: impl Iterator<Item = &'a f64>) -> f64 {
 fn scale_negative(weights: &mut [f64], mu: usize, active: bool, limit: impl Fn(f64) -> f64) {
     let mu_eff_minus = effective(weights.iter().skip(mu));
     let sum: f64 = weights.iter().skip(mu).sum();
-    let factor = if active && sum < 0.0 {
-        limit(mu_eff_minus) / -sum
-    } else {
-        0.0
-    };
+    let factor = if active && sum < 0.0 { limit(mu_eff_minus) / -sum } else { 0.0 };
     for w in weights.iter_mut().skip(mu) {
         *w *= factor;
     }
@@ -159,10 +140,7 @@ mod tests {
         assert_eq!(Params::new(1, None, true).unwrap().population, 4);
         assert_eq!(Params::new(10, None, true).unwrap().population, 10);
         assert_eq!(Params::new(0, None, true), Err(Error::Dimension(0)));
-        assert_eq!(
-            Params::new(MAX_DIM + 1, None, true),
-            Err(Error::Dimension(MAX_DIM + 1))
-        );
+        assert_eq!(Params::new(MAX_DIM + 1, None, true), Err(Error::Dimension(MAX_DIM + 1)));
         assert_eq!(Params::new(3, Some(3), true), Err(Error::Population(3)));
         assert_eq!(
             Params::new(3, Some(MAX_POPULATION + 1), true),

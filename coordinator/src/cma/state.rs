@@ -73,18 +73,11 @@ impl State {
     /// # Errors
     /// Wrong number of normals, or not finite; [`Error::Decomposition`], [`Error::Diverged`].
     pub fn ask(&mut self, normals: &[f64]) -> Result<Vec<Vec<f64>>, Error> {
-        let Params {
-            dim,
-            population,
-            lazy_gap,
-            ..
-        } = self.params;
+        let Params { dim, population, lazy_gap, .. } = self.params;
         length("normals", normals.len(), population * dim)?;
         finite("the normals", normals)?;
         let decomposed = self.covariance.refresh(lazy_gap);
-        decomposed.ok_or(Error::Decomposition {
-            generation: self.generation,
-        })?;
+        decomposed.ok_or(Error::Decomposition { generation: self.generation })?;
         let steps = self.covariance.stretch(normals); // ~ N(0, C) (eq. 39, with C's symmetric root)
         let candidates: Vec<Vec<f64>> = steps
             .chunks_exact(dim)
@@ -128,9 +121,7 @@ impl State {
 
     /// The best candidate told so far and its loss; the first of equals; none while no loss was finite.
     pub fn best(&self) -> Option<(&[f64], f64)> {
-        self.best
-            .as_ref()
-            .map(|best| (best.candidate.as_slice(), best.loss))
+        self.best.as_ref().map(|best| (best.candidate.as_slice(), best.loss))
     }
 
     /// The distribution's mean m, `[dim]`.
@@ -243,11 +234,7 @@ impl State {
     /// p_c <- (1 - c_c) p_c + h_sigma sqrt(c_c (2 - c_c) mu_eff) (m - m_old) / sigma (eq. 45).
     fn lengthen_path_c(&mut self, shift: &[f64], open: bool) {
         let Params { c_c, mu_eff, .. } = self.params;
-        let gain = if open {
-            (c_c * (2.0 - c_c) * mu_eff).sqrt() / self.sigma
-        } else {
-            0.0
-        };
+        let gain = if open { (c_c * (2.0 - c_c) * mu_eff).sqrt() / self.sigma } else { 0.0 };
         for (p, s) in self.path_c.iter_mut().zip(shift) {
             *p = (1.0 - c_c) * *p + gain * s;
         }
@@ -255,21 +242,9 @@ impl State {
 
     /// Rank-one and rank-mu update with negative weights (eq. 46 and 47).
     fn adapt_covariance(&mut self, ranked: &[(&[f64], f64)], old: &[f64], open: bool) {
-        let Params {
-            dim,
-            mu,
-            c_c,
-            c_1,
-            c_mu,
-            ref weights,
-            ..
-        } = self.params;
+        let Params { dim, mu, c_c, c_1, c_mu, ref weights, .. } = self.params;
         // what C loses while h_sigma closes p_c: delta(h_sigma) of eq. 47
-        let c_1a = if open {
-            c_1
-        } else {
-            c_1 * (1.0 - c_c * (2.0 - c_c))
-        };
+        let c_1a = if open { c_1 } else { c_1 * (1.0 - c_c * (2.0 - c_c)) };
         let mut rates = Vec::with_capacity(weights.len() + 1);
         rates.push(c_1a);
         rates.extend(weights.iter().map(|w| c_mu * w));
@@ -283,11 +258,7 @@ impl State {
         }
         // (eq. 46): a bad step counts as if it had the expected length, so that C stays positive definite
         let bad = vectors.get((mu + 1) * dim..).unwrap_or_default();
-        for (rate, norm) in rates
-            .iter_mut()
-            .skip(mu + 1)
-            .zip(self.covariance.mahalanobis(bad))
-        {
+        for (rate, norm) in rates.iter_mut().skip(mu + 1).zip(self.covariance.mahalanobis(bad)) {
             *rate *= dim as f64 / (norm + 1e-9).powi(2);
         }
         self.covariance.update(keep, &rates, &vectors);
@@ -295,12 +266,7 @@ impl State {
 
     /// sigma <- sigma exp((c_sigma / d_sigma) (||p_sigma|| / E||N(0, I)|| - 1)) (eq. 44), by at most e either way.
     fn adapt_sigma(&mut self) {
-        let Params {
-            c_sigma,
-            d_sigma,
-            chi,
-            ..
-        } = self.params;
+        let Params { c_sigma, d_sigma, chi, .. } = self.params;
         let long = self.path_sigma.iter().map(|p| p * p).sum::<f64>().sqrt();
         let change = (long / chi - 1.0) * (c_sigma / d_sigma);
         self.sigma *= change.clamp(-1.0, 1.0).exp();
@@ -311,47 +277,25 @@ impl State {
             return;
         };
         if self.best.as_ref().is_none_or(|best| *loss < best.loss) {
-            self.best = Some(Best {
-                candidate: x.to_vec(),
-                loss: *loss,
-            });
+            self.best = Some(Best { candidate: x.to_vec(), loss: *loss });
         }
     }
 
     fn check_finite(&self) -> Result<(), Error> {
         self.or_diverged("sigma", self.sigma.is_finite() && self.sigma > 0.0)?;
         self.or_diverged("the mean", self.mean.iter().all(|m| m.is_finite()))?;
-        self.or_diverged(
-            "a path",
-            self.path_sigma.iter().chain(&self.path_c).all(|p| p.is_finite()),
-        )?;
+        self.or_diverged("a path", self.path_sigma.iter().chain(&self.path_c).all(|p| p.is_finite()))?;
         // an entry of C cannot overflow before its row's diagonal entry does
-        self.or_diverged(
-            "the covariance",
-            self.covariance.variances().all(|c| c.is_finite()),
-        )
+        self.or_diverged("the covariance", self.covariance.variances().all(|c| c.is_finite()))
     }
 
     fn or_diverged(&self, what: &'static str, finite: bool) -> Result<(), Error> {
-        if finite {
-            Ok(())
-        } else {
-            Err(Error::Diverged {
-                generation: self.generation,
-                what,
-            })
-        }
+        if finite { Ok(()) } else { Err(Error::Diverged { generation: self.generation, what }) }
     }
 
     /// Whether the parts fit one another; false only for bytes that we did not write.
     fn is_shaped(&self) -> bool {
-        let Params {
-            dim,
-            population,
-            mu,
-            ref weights,
-            ..
-        } = self.params;
+        let Params { dim, population, mu, ref weights, .. } = self.params;
         let vectors = [&self.mean, &self.path_sigma, &self.path_c];
         let sized = (1..=super::MAX_DIM).contains(&dim)
             && (super::MIN_POPULATION..=super::MAX_POPULATION).contains(&population);
@@ -385,28 +329,16 @@ impl<'de> Deserialize<'de> for State {
 /// Candidates with their losses, best first; a loss that is not finite becomes infinite and so ranks last.
 fn rank<'a>(candidates: &'a [Vec<f64>], losses: &[f64]) -> Vec<(&'a [f64], f64)> {
     let known = |loss: &f64| if loss.is_finite() { *loss } else { f64::INFINITY };
-    let mut ranked: Vec<_> = candidates
-        .iter()
-        .map(Vec::as_slice)
-        .zip(losses.iter().map(known))
-        .collect();
+    let mut ranked: Vec<_> = candidates.iter().map(Vec::as_slice).zip(losses.iter().map(known)).collect();
     // stable: equal losses keep the order of their indices
     ranked.sort_by(|a, b| a.1.partial_cmp(&b.1).unwrap_or(std::cmp::Ordering::Equal));
     ranked
 }
 
 fn length(what: &'static str, found: usize, wanted: usize) -> Result<(), Error> {
-    if found == wanted {
-        Ok(())
-    } else {
-        Err(Error::Length { what, found, wanted })
-    }
+    if found == wanted { Ok(()) } else { Err(Error::Length { what, found, wanted }) }
 }
 
 fn finite(what: &'static str, values: &[f64]) -> Result<(), Error> {
-    if values.iter().all(|v| v.is_finite()) {
-        Ok(())
-    } else {
-        Err(Error::NotFinite(what))
-    }
+    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(Error::NotFinite(what)) }
 }

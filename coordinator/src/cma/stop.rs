@@ -112,27 +112,14 @@ impl History {
             return;
         };
         let upper = sorted.get(sorted.len() * 3 / 4).copied().unwrap_or(worst);
-        self.flat = if best < upper {
-            0
-        } else {
-            self.flat.saturating_add(1)
-        };
-        self.range = if worst.is_finite() {
-            worst - best
-        } else {
-            f64::INFINITY
-        };
+        self.flat = if best < upper { 0 } else { self.flat.saturating_add(1) };
+        self.range = if worst.is_finite() { worst - best } else { f64::INFINITY };
         self.recent.push_front(best);
         self.recent.truncate(self.keep);
 
         let idle = (self.generations - self.moved.min(self.generations)) as f64;
         let delta = TOL_X_STAGNATION.0 * f64::max(1.0, idle / self.patience()).sqrt();
-        let squares: f64 = self
-            .resting
-            .iter()
-            .zip(mean)
-            .map(|(a, b)| (a - b) * (a - b))
-            .sum();
+        let squares: f64 = self.resting.iter().zip(mean).map(|(a, b)| (a - b) * (a - b)).sum();
         if squares.sqrt() > delta {
             self.resting = mean.to_vec();
             self.moved = self.generations;
@@ -147,19 +134,12 @@ impl History {
     pub(super) fn reasons(&self) -> Vec<StopReason> {
         let best = self.recent.iter().copied().fold(f64::INFINITY, f64::min);
         let worst = self.recent.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let range = if worst.is_finite() {
-            worst - best
-        } else {
-            f64::INFINITY
-        };
+        let range = if worst.is_finite() { worst - best } else { f64::INFINITY };
         let idle = self.generations.saturating_sub(self.moved) as f64;
         let mut found = Vec::new();
         let mut add = |reason, holds: bool| holds.then(|| found.push(reason));
         add(StopReason::TolFun, self.range < TOL_FUN && range < TOL_FUN);
-        add(
-            StopReason::TolFunHist,
-            self.recent.len() > 9 && range < TOL_FUN_HIST,
-        );
+        add(StopReason::TolFunHist, self.recent.len() > 9 && range < TOL_FUN_HIST);
         add(StopReason::TolFlatFitness, self.flat > TOL_FLAT_FITNESS);
         add(StopReason::TolXStagnation, idle > self.patience());
         found
@@ -193,29 +173,14 @@ impl Distribution<'_> {
         let mut found = Vec::new();
         let mut add = |reason, holds: bool| holds.then(|| found.push(reason));
         add(StopReason::TolX, small);
-        add(
-            StopReason::TolFacUpX,
-            stds().any(|s| s > self.sigma_start * TOL_FAC_UP_X),
-        );
-        add(
-            StopReason::TolUpSigma,
-            sigma / longest > self.sigma_start * TOL_UP_SIGMA,
-        );
-        add(
-            StopReason::TolConditionCov,
-            *longest > TOL_CONDITION_COV.sqrt() * shortest,
-        );
+        add(StopReason::TolFacUpX, stds().any(|s| s > self.sigma_start * TOL_FAC_UP_X));
+        add(StopReason::TolUpSigma, sigma / longest > self.sigma_start * TOL_UP_SIGMA);
+        add(StopReason::TolConditionCov, *longest > TOL_CONDITION_COV.sqrt() * shortest);
         add(
             StopReason::NoEffectAxis,
-            self.mean
-                .iter()
-                .zip(self.axis.iter().map(|a| 0.1 * sigma * a))
-                .all(unmoved),
+            self.mean.iter().zip(self.axis.iter().map(|a| 0.1 * sigma * a)).all(unmoved),
         );
-        add(
-            StopReason::NoEffectCoord,
-            self.mean.iter().zip(stds().map(|s| 0.2 * s)).any(unmoved),
-        );
+        add(StopReason::NoEffectCoord, self.mean.iter().zip(stds().map(|s| 0.2 * s)).any(unmoved));
         found
     }
 }

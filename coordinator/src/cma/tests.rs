@@ -8,15 +8,10 @@ struct Normals(u64);
 impl Normals {
     fn draw(&mut self, count: usize) -> Vec<f64> {
         let mut uniform = || {
-            self.0 = self
-                .0
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (self.0 >> 32) as f64 / 4294967296.0
         };
-        (0..count)
-            .map(|_| (0..12).map(|_| uniform()).sum::<f64>() - 6.0)
-            .collect()
+        (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f64>() - 6.0).collect()
     }
 }
 
@@ -26,24 +21,15 @@ fn sphere(x: &[f64]) -> f64 {
 
 fn ellipsoid(x: &[f64]) -> f64 {
     let n = (x.len() - 1) as f64;
-    x.iter()
-        .enumerate()
-        .map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v)
-        .sum()
+    x.iter().enumerate().map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v).sum()
 }
 
 fn rosenbrock(x: &[f64]) -> f64 {
-    x.windows(2)
-        .map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2))
-        .sum()
+    x.windows(2).map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2)).sum()
 }
 
 fn started(dim: usize, at: f64, sigma: f64) -> State {
-    State::new(&Options {
-        mean: Some(vec![at; dim]),
-        ..Options::new(dim, sigma)
-    })
-    .unwrap()
+    State::new(&Options { mean: Some(vec![at; dim]), ..Options::new(dim, sigma) }).unwrap()
 }
 
 fn step(state: &mut State, normals: &mut Normals, loss: impl Fn(&[f64]) -> f64) {
@@ -135,19 +121,15 @@ fn losses_that_are_no_numbers_rank_last() {
         let mut state = started(5, 1.0, 0.5);
         let z = Normals(1).draw(state.population() * 5);
         let candidates = state.ask(&z).unwrap();
-        let losses: Vec<f64> = (0..state.population())
-            .map(|i| if i < 2 { bad } else { -(i as f64) })
-            .collect();
+        let losses: Vec<f64> =
+            (0..state.population()).map(|i| if i < 2 { bad } else { -(i as f64) }).collect();
         state.tell(&candidates, &losses).unwrap();
         state
     };
     let high = ranked(1e300);
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::NAN] {
         let state = ranked(bad);
-        assert_eq!(
-            (state.mean(), state.sigma(), state.best()),
-            (high.mean(), high.sigma(), high.best())
-        );
+        assert_eq!((state.mean(), state.sigma(), state.best()), (high.mean(), high.sigma(), high.best()));
     }
 }
 
@@ -172,10 +154,7 @@ fn equal_losses_rank_by_index() {
         state
     };
     let (tied, rising) = (tell(|_| 0.5), tell(|i| i as f64));
-    assert_eq!(
-        (tied.mean(), tied.path_c(), tied.sigma()),
-        (rising.mean(), rising.path_c(), rising.sigma())
-    );
+    assert_eq!((tied.mean(), tied.path_c(), tied.sigma()), (rising.mean(), rising.path_c(), rising.sigma()));
     assert_eq!(tied.best().map(|(x, _)| x), rising.best().map(|(x, _)| x));
 }
 
@@ -247,11 +226,7 @@ fn ask_and_tell_in_turn() {
     let z = Normals(1).draw(lambda * 3);
     let (some, losses) = (vec![vec![0.0; 3]; lambda], vec![0.0; lambda]);
     assert_eq!(state.tell(&some, &losses), Err(Error::NotAsked));
-    let short = Error::Length {
-        what: "normals",
-        found: lambda * 3 - 1,
-        wanted: lambda * 3,
-    };
+    let short = Error::Length { what: "normals", found: lambda * 3 - 1, wanted: lambda * 3 };
     assert_eq!(state.ask(&z[1..]), Err(short));
     let candidates = state.ask(&z).unwrap();
     assert_eq!(state.ask(&z).unwrap(), candidates);
@@ -265,10 +240,7 @@ fn ask_and_tell_in_turn() {
     assert!(length(state.tell(&odd, &losses)));
     odd[1] = vec![0.0, f64::NAN, 0.0];
     assert_eq!(state.tell(&odd, &losses), Err(Error::NotFinite("a candidate")));
-    assert_eq!(
-        state.ask(&vec![f64::NAN; lambda * 3]),
-        Err(Error::NotFinite("the normals"))
-    );
+    assert_eq!(state.ask(&vec![f64::NAN; lambda * 3]), Err(Error::NotFinite("the normals")));
     assert_eq!(state, before);
 
     state.tell(&candidates, &losses).unwrap();
@@ -277,33 +249,17 @@ fn ask_and_tell_in_turn() {
 
 #[test]
 fn impossible_starts() {
-    let new = |dim, population, sigma, mean| {
-        State::new(&Options {
-            dim,
-            population,
-            sigma,
-            mean,
-            active: true,
-        })
-    };
+    let new =
+        |dim, population, sigma, mean| State::new(&Options { dim, population, sigma, mean, active: true });
     assert_eq!(new(0, None, 1.0, None).unwrap_err(), Error::Dimension(0));
-    assert_eq!(
-        new(5000, None, 1.0, None).unwrap_err().to_string(),
-        "dimension 5000 is outside 1..=4096"
-    );
+    assert_eq!(new(5000, None, 1.0, None).unwrap_err().to_string(), "dimension 5000 is outside 1..=4096");
     assert_eq!(new(3, Some(2), 1.0, None).unwrap_err(), Error::Population(2));
     for sigma in [0.0, -1.0, f64::INFINITY] {
         assert_eq!(new(3, None, sigma, None).unwrap_err(), Error::Sigma(sigma));
     }
     assert!(matches!(new(3, None, f64::NAN, None), Err(Error::Sigma(_))));
-    assert!(matches!(
-        new(3, None, 1.0, Some(vec![0.0; 2])),
-        Err(Error::Length { .. })
-    ));
-    assert!(matches!(
-        new(3, None, 1.0, Some(vec![f64::NAN; 3])),
-        Err(Error::NotFinite(_))
-    ));
+    assert!(matches!(new(3, None, 1.0, Some(vec![0.0; 2])), Err(Error::Length { .. })));
+    assert!(matches!(new(3, None, 1.0, Some(vec![f64::NAN; 3])), Err(Error::NotFinite(_))));
 }
 
 #[test]

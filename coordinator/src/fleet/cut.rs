@@ -30,15 +30,9 @@ pub(super) fn generation(candidates: usize, dim: usize, examples: u32, evaluator
         return Vec::new();
     }
     let evaluators = evaluators.max(1);
-    let each = if candidates / evaluators >= WORTH_QUEUEING {
-        2
-    } else {
-        1
-    };
+    let each = if candidates / evaluators >= WORTH_QUEUEING { 2 } else { 1 };
     let largest = (LEASE_BYTES / (4 * dim.max(1))).max(1);
-    let rows = (evaluators * each)
-        .max(candidates.div_ceil(largest))
-        .min(candidates);
+    let rows = (evaluators * each).max(candidates.div_ceil(largest)).min(candidates);
     let columns = evaluators.div_ceil(rows).min(examples as usize);
     let columns = even(examples as usize, columns);
     let piece = |rows: &Range<usize>, columns: &Range<usize>| Piece {
@@ -46,31 +40,20 @@ pub(super) fn generation(candidates: usize, dim: usize, examples: u32, evaluator
         examples: columns.start as u32..columns.end as u32,
     };
     let rows = even(candidates, rows);
-    rows.iter()
-        .flat_map(|rows| columns.iter().map(move |columns| piece(rows, columns)))
-        .collect()
+    rows.iter().flat_map(|rows| columns.iter().map(move |columns| piece(rows, columns))).collect()
 }
 
 /// Cuts a score of one deep prompt on `examples`; `inline` ones are sent in small portions.
 pub(super) fn score(examples: usize, inline: bool, evaluators: usize) -> Vec<Piece> {
-    let smallest = if inline {
-        examples.div_ceil(INLINE_EXAMPLES)
-    } else {
-        1
-    };
+    let smallest = if inline { examples.div_ceil(INLINE_EXAMPLES) } else { 1 };
     let parts = evaluators.max(1).max(smallest).min(examples);
-    let piece = |part: Range<usize>| Piece {
-        candidates: 0..1,
-        examples: part.start as u32..part.end as u32,
-    };
+    let piece = |part: Range<usize>| Piece { candidates: 0..1, examples: part.start as u32..part.end as u32 };
     even(examples, parts).into_iter().map(piece).collect()
 }
 
 /// `parts` ranges that cover `0..total` in order, their lengths one apart at most.
 fn even(total: usize, parts: usize) -> Vec<Range<usize>> {
-    (0..parts)
-        .map(|part| part * total / parts..(part + 1) * total / parts)
-        .collect()
+    (0..parts).map(|part| part * total / parts..(part + 1) * total / parts).collect()
 }
 
 #[cfg(test)]
@@ -95,11 +78,7 @@ mod tests {
         for candidates in [1, 2, 7, 20, 100] {
             for examples in [1, 5, 32] {
                 for evaluators in [0, 1, 2, 3, 16, 200] {
-                    covers(
-                        &generation(candidates, 500, examples, evaluators),
-                        candidates,
-                        examples,
-                    );
+                    covers(&generation(candidates, 500, examples, evaluators), candidates, examples);
                     covers(&score(examples as usize, true, evaluators), 1, examples);
                 }
             }
@@ -117,13 +96,7 @@ mod tests {
     fn examples_are_parted_when_candidates_are_few() {
         let pieces = generation(2, 500, 32, 4);
         assert_eq!(pieces.len(), 4);
-        assert_eq!(
-            pieces[1],
-            Piece {
-                candidates: 0..1,
-                examples: 16..32
-            }
-        );
+        assert_eq!(pieces[1], Piece { candidates: 0..1, examples: 16..32 });
     }
 
     #[test]

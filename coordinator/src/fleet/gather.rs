@@ -17,17 +17,9 @@ impl Assembly {
     /// Room for `candidates` on `examples`; a score brings `classes` logits an example, a generation none.
     pub(super) fn new(candidates: usize, examples: usize, classes: usize, with_logits: bool) -> Self {
         let logits = if with_logits { examples * classes } else { 0 };
-        let empty = Outcome {
-            losses: vec![0.0; examples],
-            predicted: vec![0; examples],
-            logits: vec![0.0; logits],
-        };
-        Self {
-            examples,
-            classes,
-            with_logits,
-            outcomes: vec![empty; candidates],
-        }
+        let empty =
+            Outcome { losses: vec![0.0; examples], predicted: vec![0; examples], logits: vec![0.0; logits] };
+        Self { examples, classes, with_logits, outcomes: vec![empty; candidates] }
     }
 
     /// Whether an answer has the shape that `piece` asks for.
@@ -36,11 +28,7 @@ impl Assembly {
     /// What is wrong with it, in words.
     pub(super) fn check(&self, piece: &Piece, outcomes: &[Outcome]) -> Result<(), String> {
         let examples = piece.examples.len();
-        let logits = if self.with_logits {
-            examples * self.classes
-        } else {
-            0
-        };
+        let logits = if self.with_logits { examples * self.classes } else { 0 };
         let expect = |what: &str, got: usize, wanted: usize| {
             if got == wanted {
                 Ok(())
@@ -53,15 +41,8 @@ impl Assembly {
             expect("losses", outcome.losses.len(), examples)?;
             expect("predictions", outcome.predicted.len(), examples)?;
             expect("logits", outcome.logits.len(), logits)?;
-            if let Some(class) = outcome
-                .predicted
-                .iter()
-                .find(|&&class| class as usize >= self.classes)
-            {
-                return Err(format!(
-                    "an answer that predicts class {class} of {}",
-                    self.classes
-                ));
+            if let Some(class) = outcome.predicted.iter().find(|&&class| class as usize >= self.classes) {
+                return Err(format!("an answer that predicts class {class} of {}", self.classes));
             }
         }
         Ok(())
@@ -93,24 +74,15 @@ mod tests {
 
     fn outcome(losses: &[f32], classes: usize) -> Outcome {
         let logits = losses.iter().flat_map(|&loss| vec![loss; classes]).collect();
-        Outcome {
-            losses: losses.to_vec(),
-            predicted: vec![0; losses.len()],
-            logits,
-        }
+        Outcome { losses: losses.to_vec(), predicted: vec![0; losses.len()], logits }
     }
 
     #[test]
     fn pieces_in_any_order_give_the_same_whole() {
         let pieces = super::super::cut::generation(3, 5, 4, 12);
         let answer = |piece: &Piece| -> Vec<Outcome> {
-            let row = |c: usize| {
-                piece
-                    .examples
-                    .clone()
-                    .map(|e| (10 * c) as f32 + e as f32)
-                    .collect::<Vec<_>>()
-            };
+            let row =
+                |c: usize| piece.examples.clone().map(|e| (10 * c) as f32 + e as f32).collect::<Vec<_>>();
             piece.candidates.clone().map(|c| outcome(&row(c), 0)).collect()
         };
         let whole = |order: Vec<&Piece>| {
@@ -129,10 +101,7 @@ mod tests {
     #[test]
     fn logits_land_at_their_examples() {
         let mut assembly = Assembly::new(1, 3, 2, true);
-        let piece = Piece {
-            candidates: 0..1,
-            examples: 1..3,
-        };
+        let piece = Piece { candidates: 0..1, examples: 1..3 };
         assembly.place(&piece, vec![outcome(&[5.0, 6.0], 2)]);
         assert_eq!(assembly.outcomes()[0].logits, [0.0, 0.0, 5.0, 5.0, 6.0, 6.0]);
     }
@@ -140,10 +109,7 @@ mod tests {
     #[test]
     fn wrong_shapes_are_told() {
         let assembly = Assembly::new(2, 3, 2, false);
-        let piece = Piece {
-            candidates: 0..2,
-            examples: 0..3,
-        };
+        let piece = Piece { candidates: 0..2, examples: 0..3 };
         let says = |outcomes: &[Outcome]| assembly.check(&piece, outcomes).unwrap_err();
         assert_eq!(says(&[]), "an answer with 0 outcomes, 2 expected");
         let short = [outcome(&[1.0, 2.0], 0), outcome(&[1.0, 2.0], 0)];

@@ -64,12 +64,8 @@ impl Job {
         let (pieces, assembly) = match &task {
             Task::Evaluate { candidates, .. } => {
                 let examples = prepare.train.len();
-                let pieces = cut::generation(
-                    candidates.len(),
-                    prepare.dim as usize,
-                    examples as u32,
-                    evaluators,
-                );
+                let pieces =
+                    cut::generation(candidates.len(), prepare.dim as usize, examples as u32, evaluators);
                 (pieces, Assembly::new(candidates.len(), examples, classes, false))
             }
             Task::Score { examples, .. } => {
@@ -78,13 +74,8 @@ impl Job {
                 (pieces, Assembly::new(1, examples.len(), classes, true))
             }
         };
-        let part = |piece| Part {
-            piece,
-            done: false,
-            failures: 0,
-            holders: BTreeSet::new(),
-            failed_by: None,
-        };
+        let part =
+            |piece| Part { piece, done: false, failures: 0, holders: BTreeSet::new(), failed_by: None };
         Ok(Self {
             run: prepare.run,
             version,
@@ -103,17 +94,8 @@ impl Job {
         let (rows, columns) = (part.piece.candidates.clone(), part.piece.examples.clone());
         match &self.task {
             Task::Evaluate { layer, candidates } => {
-                let candidates = candidates
-                    .iter()
-                    .skip(rows.start)
-                    .take(rows.len())
-                    .cloned()
-                    .collect();
-                Work::Evaluate {
-                    layer: *layer,
-                    candidates,
-                    examples: columns,
-                }
+                let candidates = candidates.iter().skip(rows.start).take(rows.len()).cloned().collect();
+                Work::Evaluate { layer: *layer, candidates, examples: columns }
             }
             Task::Score { prompt, examples } => {
                 let within = |start: u32| start + columns.start..start + columns.end;
@@ -125,10 +107,7 @@ impl Job {
                         ExampleSet::Inline(chosen.cloned().collect())
                     }
                 };
-                Work::Score {
-                    prompt: *prompt,
-                    examples,
-                }
+                Work::Score { prompt: *prompt, examples }
             }
         }
     }
@@ -176,33 +155,20 @@ fn fits(prepare: &Prepare, task: &Task) -> Result<(), Refusal> {
         if end as usize <= examples {
             Ok(())
         } else {
-            Err(Refusal::Failed(format!(
-                "a score on {what} example {end} of {examples}"
-            )))
+            Err(Refusal::Failed(format!("a score on {what} example {end} of {examples}")))
         }
     };
     match task {
         Task::Evaluate { candidates, .. } => {
             let wrong = candidates.iter().find(|z| z.len() != prepare.dim as usize);
             wrong.map_or(Ok(()), |z| {
-                Err(Refusal::Failed(format!(
-                    "a candidate of {} numbers, {} expected",
-                    z.len(),
-                    prepare.dim
-                )))
+                Err(Refusal::Failed(format!("a candidate of {} numbers, {} expected", z.len(), prepare.dim)))
             })
         }
-        Task::Score {
-            examples: ExampleSet::Train(range),
-            ..
-        } => within(range.end, prepare.train.len(), "training"),
-        Task::Score {
-            examples: ExampleSet::Dev(range),
-            ..
-        } => within(range.end, prepare.dev.len(), "dev"),
-        Task::Score {
-            examples: ExampleSet::Inline(_),
-            ..
-        } => Ok(()),
+        Task::Score { examples: ExampleSet::Train(range), .. } => {
+            within(range.end, prepare.train.len(), "training")
+        }
+        Task::Score { examples: ExampleSet::Dev(range), .. } => within(range.end, prepare.dev.len(), "dev"),
+        Task::Score { examples: ExampleSet::Inline(_), .. } => Ok(()),
     }
 }

@@ -149,14 +149,7 @@ impl Fleet {
         let (publish, status) = watch::channel(FleetStatus::default());
         let owner = Owner::new(settings.clone(), inbox.downgrade(), publish);
         let task = tokio::spawn(owner.run(messages));
-        (
-            Handle {
-                inbox,
-                status,
-                drain_timeout: settings.drain_timeout,
-            },
-            task,
-        )
+        (Handle { inbox, status, drain_timeout: settings.drain_timeout }, task)
     }
 }
 
@@ -201,13 +194,7 @@ impl Handle {
         prepare: Prepare,
         expected: Option<ModelIdentity>,
     ) -> Result<Begun, FleetError> {
-        Ok(self
-            .ask(|reply| Message::Begin {
-                prepare,
-                expected,
-                reply,
-            })
-            .await??)
+        Ok(self.ask(|reply| Message::Begin { prepare, expected, reply }).await??)
     }
 
     /// Gives the projections' scale and the whole context; may be called again with another context.
@@ -259,14 +246,7 @@ impl Handle {
 
     async fn put(&self, run: RunId, version: ContextVersion, task: Task) -> Result<Ticket, FleetError> {
         let (done, ended) = oneshot::channel();
-        self.ask(|reply| Message::Offer {
-            run,
-            version,
-            task,
-            done,
-            reply,
-        })
-        .await??;
+        self.ask(|reply| Message::Offer { run, version, task, done, reply }).await??;
         Ok(Ticket { ended })
     }
 
@@ -289,10 +269,7 @@ impl Handle {
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, FleetError> {
         let (reply, answer) = oneshot::channel();
-        self.inbox
-            .send(message(reply))
-            .await
-            .map_err(|_| FleetError::Closed)?;
+        self.inbox.send(message(reply)).await.map_err(|_| FleetError::Closed)?;
         answer.await.map_err(|_| FleetError::Closed)
     }
 }
@@ -311,11 +288,7 @@ impl Ticket {
     pub async fn gathered(self) -> Result<Gathered, FleetError> {
         let Collected { outcomes, evaluators } = self.collected().await?;
         let (losses, predicted) = outcomes.into_iter().map(|o| (o.losses, o.predicted)).unzip();
-        Ok(Gathered {
-            losses,
-            predicted,
-            evaluators,
-        })
+        Ok(Gathered { losses, predicted, evaluators })
     }
 
     async fn collected(self) -> Result<Collected, FleetError> {

@@ -19,40 +19,15 @@ type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 /// Everything that reaches the owner.
 #[derive(Debug)]
 pub(super) enum Message {
-    Attach {
-        hello: Hello,
-        sole: bool,
-        reply: Reply<LinkEnds>,
-    },
+    Attach { hello: Hello, sole: bool, reply: Reply<LinkEnds> },
     Report(EvaluatorId, Report),
     Lost(EvaluatorId),
-    Begin {
-        prepare: Prepare,
-        expected: Option<ModelIdentity>,
-        reply: Reply<Begun>,
-    },
-    Start {
-        start: Start,
-        reply: Reply<()>,
-    },
-    SetContext {
-        update: ContextUpdate,
-        reply: Reply<()>,
-    },
-    Offer {
-        run: RunId,
-        version: ContextVersion,
-        task: Task,
-        done: Reply<Collected>,
-        reply: Reply<()>,
-    },
-    End {
-        run: RunId,
-        reply: oneshot::Sender<()>,
-    },
-    Drain {
-        reply: oneshot::Sender<()>,
-    },
+    Begin { prepare: Prepare, expected: Option<ModelIdentity>, reply: Reply<Begun> },
+    Start { start: Start, reply: Reply<()> },
+    SetContext { update: ContextUpdate, reply: Reply<()> },
+    Offer { run: RunId, version: ContextVersion, task: Task, done: Reply<Collected>, reply: Reply<()> },
+    End { run: RunId, reply: oneshot::Sender<()> },
+    Drain { reply: oneshot::Sender<()> },
 }
 
 /// The fleet's ends of a link.
@@ -118,11 +93,7 @@ impl Owner {
 
     fn tick(&mut self, now: Instant) {
         while self.forwarders.try_join_next().is_some() {}
-        let abandoned = self
-            .jobs
-            .iter()
-            .filter(|(_, done)| done.is_closed())
-            .map(|(job, _)| *job);
+        let abandoned = self.jobs.iter().filter(|(_, done)| done.is_closed()).map(|(job, _)| *job);
         for job in abandoned.collect::<Vec<_>>() {
             self.jobs.remove(&job);
             self.table.cancel(job);
@@ -136,11 +107,7 @@ impl Owner {
             Message::Attach { hello, sole, reply } => self.attach(now, hello, sole, reply),
             Message::Report(id, report) => self.table.report(now, id, report),
             Message::Lost(id) => self.table.lost(now, id),
-            Message::Begin {
-                prepare,
-                expected,
-                reply,
-            } => {
+            Message::Begin { prepare, expected, reply } => {
                 // A second begin of the same run is answered by the table; the first keeps its reply.
                 let id = prepare.run;
                 if self.begins.contains_key(&id) {
@@ -151,13 +118,7 @@ impl Owner {
             }
             Message::Start { start, reply } => answer(reply, self.table.start(now, start)),
             Message::SetContext { update, reply } => answer(reply, self.table.set_context(now, update)),
-            Message::Offer {
-                run,
-                version,
-                task,
-                done,
-                reply,
-            } => {
+            Message::Offer { run, version, task, done, reply } => {
                 let offered = self.table.offer(now, run, version, task);
                 answer(reply, offered.map(|job| drop(self.jobs.insert(job, done))));
             }
@@ -195,12 +156,7 @@ impl Owner {
             },
         );
         self.forwarders.spawn(forward(id, reports, self.inbox.clone()));
-        let ends = LinkEnds {
-            id,
-            orders: far_orders,
-            reports: far_reports,
-            dropped: far_dropped,
-        };
+        let ends = LinkEnds { id, orders: far_orders, reports: far_reports, dropped: far_dropped };
         answer(reply, Ok(ends)); // if nobody takes the ends they are dropped, and the forwarder tells so
         self.publish.send_replace(self.table.status());
     }
@@ -232,8 +188,7 @@ impl Owner {
                     // The link has ended; its forwarder will say so.
                     Err(mpsc::error::TrySendError::Closed(_)) => {}
                     Err(mpsc::error::TrySendError::Full(_)) => {
-                        self.table
-                            .expel(Instant::now(), id, "it does not read its orders");
+                        self.table.expel(Instant::now(), id, "it does not read its orders");
                     }
                 }
             }

@@ -84,11 +84,8 @@ impl Run {
         if first.initial_ids != ready.initial_ids {
             return differs("initial prompt ids");
         }
-        let same = first
-            .layer_stds
-            .iter()
-            .map(|x| x.to_bits())
-            .eq(ready.layer_stds.iter().map(|x| x.to_bits()));
+        let same =
+            first.layer_stds.iter().map(|x| x.to_bits()).eq(ready.layer_stds.iter().map(|x| x.to_bits()));
         if kind == self.device_kind && !same {
             return differs("hidden-state statistics");
         }
@@ -99,23 +96,13 @@ impl Run {
         let (layers, hidden) = (model.layers as usize, model.hidden as usize);
         let initial = layers * hidden * self.prepare.tokens as usize;
         let checks = [
-            (
-                "layer_stds",
-                ready.layer_stds.len(),
-                if self.prepare.train.is_empty() { 0 } else { layers },
-            ),
+            ("layer_stds", ready.layer_stds.len(), if self.prepare.train.is_empty() { 0 } else { layers }),
             ("flops", ready.flops.len(), layers),
-            (
-                "initial",
-                ready.initial.len(),
-                if ready.initial.is_empty() { 0 } else { initial },
-            ),
+            ("initial", ready.initial.len(), if ready.initial.is_empty() { 0 } else { initial }),
         ];
         for (what, got, wanted) in checks {
             if got != wanted {
-                return Err(Refusal::Failed(format!(
-                    "ready with {got} {what}, {wanted} expected"
-                )));
+                return Err(Refusal::Failed(format!("ready with {got} {what}, {wanted} expected")));
             }
         }
         Ok(())
@@ -123,10 +110,7 @@ impl Run {
 
     /// What whoever began the run is told.
     pub(super) fn begun(&self) -> Option<Begun> {
-        Some(Begun {
-            ready: self.ready.clone()?,
-            model: self.model.clone()?,
-        })
+        Some(Begun { ready: self.ready.clone()?, model: self.model.clone()? })
     }
 
     /// Takes a whole context.
@@ -145,17 +129,11 @@ impl Run {
     /// Takes one layer's incumbent.
     pub(super) fn update(&mut self, update: ContextUpdate) -> Result<(), Refusal> {
         let version = self.version();
-        let slot = self
-            .start
-            .as_mut()
-            .and_then(|start| start.context.get_mut(update.layer.index()));
+        let slot = self.start.as_mut().and_then(|start| start.context.get_mut(update.layer.index()));
         match slot {
             Some(slot) if update.version.0 == version.0 + 1 => *slot = update.z.clone(),
             _ => {
-                let text = format!(
-                    "context {} of {} cannot follow {version}",
-                    update.version, update.layer
-                );
+                let text = format!("context {} of {} cannot follow {version}", update.version, update.layer);
                 return Err(Refusal::Failed(text));
             }
         }
@@ -168,9 +146,7 @@ impl Run {
 
     /// Version of the context; 0 where there is none.
     pub(super) fn version(&self) -> ContextVersion {
-        self.start
-            .as_ref()
-            .map_or(ContextVersion(0), |start| start.version)
+        self.start.as_ref().map_or(ContextVersion(0), |start| start.version)
     }
 
     /// Which snapshot the context comes from, and its version.

@@ -123,9 +123,7 @@ impl Table {
             answered: link.answered,
             last_report: link.last_report,
         };
-        FleetStatus {
-            evaluators: self.links.iter().map(evaluator).collect(),
-        }
+        FleetStatus { evaluators: self.links.iter().map(evaluator).collect() }
     }
 
     // Evaluators come and go.
@@ -143,9 +141,7 @@ impl Table {
             )));
         }
         if self.draining {
-            return Err(Refusal::Failed(
-                "the coordinator is ending and takes no more evaluators".to_owned(),
-            ));
+            return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
         }
         for run in self.runs.values().filter(|run| run.failed.is_none()) {
             run.accepts(&hello.model)?;
@@ -197,12 +193,8 @@ impl Table {
     pub(super) fn tick(&mut self, now: Instant) {
         let silence = self.settings.silence;
         let silent = |link: &Link| !link.sole && now.saturating_duration_since(link.last_report) >= silence;
-        let lost: Vec<EvaluatorId> = self
-            .links
-            .iter()
-            .filter(|(_, l)| silent(l))
-            .map(|(id, _)| *id)
-            .collect();
+        let lost: Vec<EvaluatorId> =
+            self.links.iter().filter(|(_, l)| silent(l)).map(|(id, _)| *id).collect();
         for id in lost {
             self.drop_failed(id, &format!("no report for {:.0} s", silence.as_secs_f64()));
         }
@@ -223,12 +215,7 @@ impl Table {
             if let Some(job) = self.jobs.get_mut(&job) {
                 job.queue.insert(part); // whoever holds it may still be the first to answer
             }
-            self.failed(
-                job,
-                part,
-                by,
-                &format!("no answer for {:.0} s", limit.as_secs_f64()),
-            );
+            self.failed(job, part, by, &format!("no answer for {:.0} s", limit.as_secs_f64()));
         }
     }
 
@@ -241,9 +228,8 @@ impl Table {
         let Some(link) = self.links.remove(&id) else {
             return;
         };
-        let reason = told
-            .clone()
-            .unwrap_or_else(|| Refusal::Failed("the only evaluator has gone".to_owned()));
+        let reason =
+            told.clone().unwrap_or_else(|| Refusal::Failed("the only evaluator has gone".to_owned()));
         self.actions.push(Action::Close(id, told));
         let mut working = true; // the oldest lease is the one it was at
         for lease in link.in_flight {
@@ -291,10 +277,7 @@ impl Table {
         part.failures += 1;
         part.failed_by = Some(by);
         if part.failures >= self.settings.max_failures {
-            let text = format!(
-                "the same work failed {} times, the last time: {why}",
-                part.failures
-            );
+            let text = format!("the same work failed {} times, the last time: {why}", part.failures);
             let run = entry.run;
             self.fail_run(run, &Refusal::Failed(text));
         }
@@ -333,10 +316,7 @@ impl Table {
         }
         run.adopt(&link.hello.model);
         link.runs.insert(id, Prepared::default());
-        self.actions.push(Action::Send(
-            evaluator,
-            Order::Prepare(Box::new(run.prepare.clone())),
-        ));
+        self.actions.push(Action::Send(evaluator, Order::Prepare(Box::new(run.prepare.clone()))));
     }
 
     fn ready(&mut self, id: EvaluatorId, ready: Ready) {
@@ -384,10 +364,7 @@ impl Table {
         let Some(version) = self.runs.get(&id).map(Run::version) else {
             return;
         };
-        let old = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.run == id && job.version < version);
+        let old = self.jobs.iter().filter(|(_, job)| job.run == id && job.version < version);
         let old: Vec<JobId> = old.map(|(id, _)| *id).collect();
         for job in old {
             self.jobs.remove(&job);
@@ -413,8 +390,7 @@ impl Table {
         let runs: Vec<RunId> = self.runs.keys().copied().collect();
         runs.into_iter()
             .for_each(|run| self.fail_run(run, &Refusal::Failed("the fleet is drained".to_owned())));
-        self.actions
-            .extend(self.links.keys().map(|id| Action::Send(*id, Order::Drain)));
+        self.actions.extend(self.links.keys().map(|id| Action::Send(*id, Order::Drain)));
     }
 
     fn fail_run(&mut self, id: RunId, refusal: &Refusal) {
@@ -423,11 +399,7 @@ impl Table {
             self.actions.push(Action::Begun(id, Err(refusal.clone())));
         }
         run.failed.get_or_insert_with(|| refusal.clone());
-        let jobs = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.run == id)
-            .map(|(job, _)| *job);
+        let jobs = self.jobs.iter().filter(|(_, job)| job.run == id).map(|(job, _)| *job);
         for job in jobs.collect::<Vec<_>>() {
             self.jobs.remove(&job);
             self.actions.push(Action::Ended(job, Err(refusal.clone())));
@@ -435,10 +407,7 @@ impl Table {
     }
 
     fn run(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
-        let run = self
-            .runs
-            .get_mut(&id)
-            .ok_or_else(|| Refusal::Failed(format!("{id} has not begun")))?;
+        let run = self.runs.get_mut(&id).ok_or_else(|| Refusal::Failed(format!("{id} has not begun")))?;
         run.failed.clone().map_or(Ok(run), Err)
     }
 

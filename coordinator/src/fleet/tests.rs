@@ -15,12 +15,7 @@ fn hello() -> Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: "fake".to_owned(),
         version: "1".to_owned(),
-        model: ModelIdentity {
-            name: "tiny".to_owned(),
-            layers: 2,
-            hidden: 3,
-            ..Default::default()
-        },
+        model: ModelIdentity { name: "tiny".to_owned(), layers: 2, hidden: 3, ..Default::default() },
         device: "cpu".to_owned(),
         dtype: "f32".to_owned(),
         max_batch_tokens: 1,
@@ -28,13 +23,7 @@ fn hello() -> Hello {
 }
 
 fn examples(n: usize) -> Vec<Example> {
-    (0..n)
-        .map(|i| Example {
-            text: format!("{i}"),
-            text_pair: None,
-            label: 0,
-        })
-        .collect()
+    (0..n).map(|i| Example { text: format!("{i}"), text_pair: None, label: 0 }).collect()
 }
 
 fn prepare() -> Prepare {
@@ -67,9 +56,7 @@ fn start() -> Start {
 
 fn answer(lease: &Lease) -> Answer {
     let outcomes = match &lease.work {
-        Work::Evaluate {
-            candidates, examples, ..
-        } => candidates
+        Work::Evaluate { candidates, examples, .. } => candidates
             .iter()
             .map(|z| Outcome {
                 losses: examples.clone().map(|e| z[0] + e as f32).collect(),
@@ -79,17 +66,10 @@ fn answer(lease: &Lease) -> Answer {
             .collect(),
         Work::Score { examples, .. } => {
             let n = examples.len();
-            vec![Outcome {
-                losses: vec![0.5; n],
-                predicted: vec![0; n],
-                logits: vec![1.0; 2 * n],
-            }]
+            vec![Outcome { losses: vec![0.5; n], predicted: vec![0; n], logits: vec![1.0; 2 * n] }]
         }
     };
-    Answer {
-        lease: lease.id,
-        outcomes,
-    }
+    Answer { lease: lease.id, outcomes }
 }
 
 /// Works honestly; after `leases` leases it vanishes.
@@ -98,11 +78,7 @@ async fn work(mut link: LinkEnds, mut leases: usize) {
         let report = match order {
             Order::Prepare(prepare) if prepare.template == "bad" => {
                 let refusal = Refusal::Input("bad template".to_owned());
-                Report::Refused(Refused {
-                    run: prepare.run,
-                    lease: None,
-                    refusal,
-                })
+                Report::Refused(Refused { run: prepare.run, lease: None, refusal })
             }
             Order::Prepare(prepare) => Report::Ready(Box::new(Ready {
                 run: prepare.run,
@@ -129,9 +105,7 @@ async fn work(mut link: LinkEnds, mut leases: usize) {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), future)
-        .await
-        .expect("the fleet hangs")
+    timeout(Duration::from_secs(10), future).await.expect("the fleet hangs")
 }
 
 fn candidates(n: usize) -> Vec<Vec<f32>> {
@@ -149,17 +123,11 @@ async fn workers_that_vanish_leave_no_trace_in_the_results() {
     for version in 0..5 {
         let offered = fleet.offer(RUN, ContextVersion(version), Layer(0), candidates(6));
         let gathered = within(within(offered).await.unwrap().gathered()).await.unwrap();
-        let expected: Vec<Vec<f32>> = (0..6)
-            .map(|i| (0..3).map(|e| 10.0 * i as f32 + e as f32).collect())
-            .collect();
+        let expected: Vec<Vec<f32>> =
+            (0..6).map(|i| (0..3).map(|e| 10.0 * i as f32 + e as f32).collect()).collect();
         assert_eq!(gathered.losses, expected);
         let version = ContextVersion(version + 1);
-        let update = ContextUpdate {
-            run: RUN,
-            version,
-            layer: Layer(1),
-            z: vec![0.0; 2],
-        };
+        let update = ContextUpdate { run: RUN, version, layer: Layer(1), z: vec![0.0; 2] };
         fleet.set_context(update).await.unwrap();
     }
     within(fleet.drain()).await;
@@ -179,13 +147,9 @@ async fn a_run_waits_for_its_first_evaluator() {
     let begun = within(beginning).await.unwrap().unwrap();
     assert_eq!(begun.model, hello().model);
     let set = ExampleSet::Inline(examples(130));
-    let scored = within(fleet.score(RUN, ContextVersion(0), Prompted::Manual, set))
-        .await
-        .unwrap();
+    let scored = within(fleet.score(RUN, ContextVersion(0), Prompted::Manual, set)).await.unwrap();
     assert_eq!((scored.losses.len(), scored.logits.len()), (130, 260));
-    let unstarted = fleet
-        .score(RUN, ContextVersion(0), Prompted::Context, ExampleSet::Dev(0..1))
-        .await;
+    let unstarted = fleet.score(RUN, ContextVersion(0), Prompted::Context, ExampleSet::Dev(0..1)).await;
     assert!(matches!(unstarted, Err(FleetError::Refused(Refusal::Failed(_)))));
 }
 
@@ -193,32 +157,21 @@ async fn a_run_waits_for_its_first_evaluator() {
 async fn wrong_input_reaches_who_began() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     tokio::spawn(work(fleet.attach_sole(hello()).await.unwrap(), usize::MAX));
-    let bad = Prepare {
-        template: "bad".to_owned(),
-        ..prepare()
-    };
+    let bad = Prepare { template: "bad".to_owned(), ..prepare() };
     let error = within(fleet.begin(bad, None)).await.unwrap_err();
-    assert_eq!(
-        error,
-        FleetError::Refused(Refusal::Input("bad template".to_owned()))
-    );
+    assert_eq!(error, FleetError::Refused(Refusal::Input("bad template".to_owned())));
 }
 
 #[tokio::test]
 async fn a_dropped_ticket_is_taken_back() {
-    let (fleet, _owner) = Fleet::spawn(Settings {
-        tick: Duration::from_millis(5),
-        ..Settings::default()
-    });
+    let (fleet, _owner) = Fleet::spawn(Settings { tick: Duration::from_millis(5), ..Settings::default() });
     let mut link = fleet.attach(hello()).await.unwrap();
     let reports = link.reports.clone();
     let prepared = tokio::spawn({
         let fleet = fleet.clone();
         async move { fleet.begin(prepare(), None).await }
     });
-    let Some(Order::Prepare(_)) = link.orders.recv().await else {
-        panic!("no prepare")
-    };
+    let Some(Order::Prepare(_)) = link.orders.recv().await else { panic!("no prepare") };
     let ready = Ready {
         run: RUN,
         layer_stds: vec![1.0; 2],
@@ -232,25 +185,14 @@ async fn a_dropped_ticket_is_taken_back() {
     reports.send(Report::Ready(Box::new(ready))).await.unwrap();
     within(prepared).await.unwrap().unwrap();
     fleet.start(start()).await.unwrap();
-    let ahead = fleet
-        .offer(RUN, ContextVersion(1), Layer(0), candidates(2))
-        .await
-        .unwrap();
+    let ahead = fleet.offer(RUN, ContextVersion(1), Layer(0), candidates(2)).await.unwrap();
     drop(ahead);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let update = ContextUpdate {
-        run: RUN,
-        version: ContextVersion(1),
-        layer: Layer(0),
-        z: vec![1.0; 2],
-    };
+    let update = ContextUpdate { run: RUN, version: ContextVersion(1), layer: Layer(0), z: vec![1.0; 2] };
     fleet.set_context(update).await.unwrap();
     fleet.end(RUN).await;
     let orders: Vec<Order> = std::iter::from_fn(|| link.orders.try_recv().ok()).collect();
-    assert!(
-        !orders.iter().any(|order| matches!(order, Order::Lease(_))),
-        "{orders:?}"
-    );
+    assert!(!orders.iter().any(|order| matches!(order, Order::Lease(_))), "{orders:?}");
     assert!(orders.ends_with(&[Order::Forget(RUN)]));
 }
 
@@ -259,13 +201,7 @@ async fn an_evaluator_that_does_not_read_is_dropped() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let link = fleet.attach(hello()).await.unwrap();
     for run in 0..(ORDERS as u64 + 1) {
-        let waiting = fleet.begin(
-            Prepare {
-                run: RunId(run),
-                ..prepare()
-            },
-            None,
-        );
+        let waiting = fleet.begin(Prepare { run: RunId(run), ..prepare() }, None);
         let _ = timeout(Duration::from_millis(20), waiting).await;
     }
     assert!(matches!(within(link.dropped).await, Ok(Refusal::Failed(_))));

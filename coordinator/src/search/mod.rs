@@ -129,7 +129,7 @@ impl Search {
         let count = plan.population * plan.dim;
         let mut normals = vec![0.0; count];
         Stream::new(plan.seed, Domain::Search, layer as u64)
-            .fill_normals(state.generation() as u64 * count as u64, &mut normals);
+            .fill_normals(state.generation() * count as u64, &mut normals);
         let points = state.ask(&normals)?;
         Ok(Some(Proposal { layer: Layer(layer as u32), version: self.context.version(), points }))
     }

@@ -70,9 +70,7 @@ impl Runs for Clients {
         known(request.into_inner().run)?;
         let mut ended = false;
         let stream = WatchStream::new(self.progress.clone()).map(|progress| run_status(&progress));
-        let stream = stream
-            .take_while(move |status| !std::mem::replace(&mut ended, over(status)))
-            .map(Ok);
+        let stream = stream.take_while(move |status| !std::mem::replace(&mut ended, over(status))).map(Ok);
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -109,9 +107,7 @@ fn known(run: u64) -> Result<(), Status> {
     if run == RUN {
         Ok(())
     } else {
-        Err(Status::not_found(format!(
-            "run {run}: this coordinator has run {RUN} alone"
-        )))
+        Err(Status::not_found(format!("run {run}: this coordinator has run {RUN} alone")))
     }
 }
 

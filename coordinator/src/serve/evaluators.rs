@@ -51,9 +51,7 @@ impl Service for Evaluators {
     ) -> Result<Response<Self::WorkStream>, Status> {
         let mut reports = request.into_inner();
         let hello = timeout(HELLO, reports.message());
-        let hello = hello
-            .await
-            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let hello = hello.await.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         let hello = hello_of(hello)?;
         let (out, orders) = mpsc::channel(BUFFERED);
         match self.fleet.attach(hello).await {

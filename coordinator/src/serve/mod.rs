@@ -43,28 +43,19 @@ pub struct ServeOptions {
 impl std::fmt::Debug for ServeOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (token, tls) = (self.token.is_some(), self.tls.is_some());
-        f.debug_struct("ServeOptions")
-            .field("token", &token)
-            .field("tls", &tls)
-            .finish() // never the token itself
+        f.debug_struct("ServeOptions").field("token", &token).field("tls", &tls).finish() // never the token itself
     }
 }
 
 impl ServeOptions {
     /// These options; every call must bring `token`.
     pub fn with_token(self, token: &str) -> Self {
-        Self {
-            token: Some(token.as_bytes().into()),
-            ..self
-        }
+        Self { token: Some(token.as_bytes().into()), ..self }
     }
 
     /// The address that evaluators and clients dial.
     pub fn url(&self, address: SocketAddr) -> String {
-        format!(
-            "{}://{address}",
-            if self.tls.is_some() { "https" } else { "http" }
-        )
+        format!("{}://{address}", if self.tls.is_some() { "https" } else { "http" })
     }
 }
 
@@ -84,20 +75,13 @@ impl TryFrom<&cli::Args> for ServeOptions {
             }
             (None, None) if args.tls_client_ca.is_none() => None,
             (None, None) => {
-                return Err(ServeError::Input(
-                    "--tls-client-ca needs --tls-cert and --tls-key".to_owned(),
-                ));
+                return Err(ServeError::Input("--tls-client-ca needs --tls-cert and --tls-key".to_owned()));
             }
             _ => {
-                return Err(ServeError::Input(
-                    "--tls-cert and --tls-key belong together".to_owned(),
-                ));
+                return Err(ServeError::Input("--tls-cert and --tls-key belong together".to_owned()));
             }
         };
-        Ok(Self {
-            token: token.map(|token| token.into_bytes().into()),
-            tls,
-        })
+        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls })
     }
 }
 
@@ -123,9 +107,7 @@ pub async fn serve(
     }
     let (close, closing) = watch::channel(false);
     let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing));
-    let evaluators = evaluators
-        .max_decoding_message_size(MESSAGE)
-        .max_encoding_message_size(MESSAGE);
+    let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let runs = RunsServer::new(clients).max_decoding_message_size(MESSAGE);
     let check = Check(options.token);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -155,28 +137,18 @@ struct Check(Option<Arc<[u8]>>);
 impl tonic::service::Interceptor for Check {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let Some(token) = &self.0 else { return Ok(request) };
-        let brought = request
-            .metadata()
-            .get("authorization")
-            .map(|value| value.as_bytes());
+        let brought = request.metadata().get("authorization").map(|value| value.as_bytes());
         match brought.and_then(|value| value.strip_prefix(b"Bearer ")) {
             Some(brought) if same(brought, token) => Ok(request),
-            Some(_) => Err(Status::unauthenticated(
-                "wrong token; --token-file must hold the coordinator's",
-            )),
-            None => Err(Status::unauthenticated(
-                "this coordinator asks for a token; give --token-file",
-            )),
+            Some(_) => Err(Status::unauthenticated("wrong token; --token-file must hold the coordinator's")),
+            None => Err(Status::unauthenticated("this coordinator asks for a token; give --token-file")),
         }
     }
 }
 
 /// Equality in a time that does not tell where the first difference is.
 fn same(a: &[u8], b: &[u8]) -> bool {
-    let differences = a
-        .iter()
-        .zip(b)
-        .fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+    let differences = a.iter().zip(b).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
     a.len() == b.len() && differences == 0
 }
 
@@ -193,10 +165,7 @@ mod tests {
 
     #[test]
     fn half_a_key_pair_is_told() {
-        let args = cli::Args {
-            tls_cert: Some("cert.pem".into()),
-            ..cli::Args::default()
-        };
+        let args = cli::Args { tls_cert: Some("cert.pem".into()), ..cli::Args::default() };
         let error = ServeOptions::try_from(&args).unwrap_err();
         assert_eq!(error.to_string(), "--tls-cert and --tls-key belong together");
     }

@@ -20,12 +20,17 @@ pub(super) fn load(
 ) -> Result<Backbone, ModelError> {
     let weights = Weights::open(folder, files)?;
     let probe = "embeddings.word_embeddings.weight";
-    let prefix = ["bert.", "roberta.", ""].into_iter().find(|prefix| weights.contains(&format!("{prefix}{probe}")));
+    let prefix =
+        ["bert.", "roberta.", ""].into_iter().find(|prefix| weights.contains(&format!("{prefix}{probe}")));
     let loader = Loader { weights: &weights, prefix: prefix.unwrap_or(""), config: &config };
     let embeddings = loader.embeddings(if family == "bert" { 0 } else { config.pad_token_id + 1 })?;
     let blocks = (0..config.num_hidden_layers).map(|layer| loader.block(layer)).collect::<Result<_, _>>()?;
     let head = match family {
-        "bert" => loader.head("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions")?,
+        "bert" => loader.head(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions",
+        )?,
         _ => loader.head("lm_head.dense", "lm_head.layer_norm", "lm_head")?,
     };
     let activation = Activation::from_config(config.hidden_act);

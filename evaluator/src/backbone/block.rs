@@ -96,7 +96,13 @@ impl Block {
     }
 
     /// Runs the block; `out` holds the wanted rows alone afterwards.
-    pub(crate) fn forward(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch, out: &mut Hidden) {
+    pub(crate) fn forward(
+        &self,
+        input: Input<'_>,
+        wanted: Wanted<'_>,
+        scratch: &mut Scratch,
+        out: &mut Hidden,
+    ) {
         let hidden = self.hidden();
         let rows = input.text.len() / hidden;
         if input.known.is_none() {

@@ -207,7 +207,10 @@ impl Backbone {
 fn check(config: &Config) -> Result<(), String> {
     let heads = config.num_attention_heads;
     if heads == 0 || !config.hidden_size.is_multiple_of(heads) {
-        return Err(format!("hidden_size {} is no multiple of num_attention_heads {heads}", config.hidden_size));
+        return Err(format!(
+            "hidden_size {} is no multiple of num_attention_heads {heads}",
+            config.hidden_size
+        ));
     }
     if config.num_hidden_layers == 0 || config.vocab_size == 0 || config.type_vocab_size == 0 {
         return Err("num_hidden_layers, vocab_size and type_vocab_size must be above 0".to_owned());

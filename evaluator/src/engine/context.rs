@@ -38,7 +38,15 @@ impl Cache {
     }
 
     /// Brings the cache to the input of `layer`, layer by layer under the context `deep`.
-    pub(super) fn reach(&mut self, layer: usize, pass: Pass<'_>, batch: &Batch, deep: Deep<'_>, pool: &Pool, limit: usize) {
+    pub(super) fn reach(
+        &mut self,
+        layer: usize,
+        pass: Pass<'_>,
+        batch: &Batch,
+        deep: Deep<'_>,
+        pool: &Pool,
+        limit: usize,
+    ) {
         if !self.filled || self.layer > layer {
             self.text.clone_from(&batch.text);
             self.prompt = match deep {
@@ -108,7 +116,10 @@ impl Cache {
         let hidden = pass.backbone.hidden();
         let rows = batch.group_rows(group);
         let each = self.prompt.len() / batch.spans.len().max(1);
-        (&self.text[rows.start * hidden..rows.end * hidden], &self.prompt[group.start * each..group.end * each])
+        (
+            &self.text[rows.start * hidden..rows.end * hidden],
+            &self.prompt[group.start * each..group.end * each],
+        )
     }
 
     /// A group's part.

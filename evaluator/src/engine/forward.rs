@@ -70,7 +70,13 @@ pub(super) struct Pass<'a> {
 impl Pass<'_> {
     /// Logits `[examples, classes]`. `own` is the prompt of the first layer (in the form `deep` has), when it is not
     /// the context's.
-    pub(super) fn run(&self, from: From<'_>, deep: Deep<'_>, own: Option<&[f32]>, buffers: &mut Buffers) -> Vec<f32> {
+    pub(super) fn run(
+        &self,
+        from: From<'_>,
+        deep: Deep<'_>,
+        own: Option<&[f32]>,
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
         let last = self.backbone.layers() - 1;
         for layer in from.layer..=last {
             let first = layer == from.layer;
@@ -132,7 +138,13 @@ fn add_each(rows: &mut [f32], prompt: &[f32]) {
 }
 
 /// Floating-point operations of the matrix products of one candidate from `layer` to the top, attention included.
-pub(super) fn flops(backbone: &Backbone, settings: &Settings, head: &Head, spans: &[Range<usize>], layer: usize) -> f64 {
+pub(super) fn flops(
+    backbone: &Backbone,
+    settings: &Settings,
+    head: &Head,
+    spans: &[Range<usize>],
+    layer: usize,
+) -> f64 {
     let (hidden, wide) = (backbone.hidden() as f64, backbone.config.intermediate_size as f64);
     let n = settings.prompt_tokens as f64;
     let add = settings.injection == Injection::Add;

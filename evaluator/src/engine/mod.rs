@@ -73,7 +73,9 @@ pub enum EngineError {
         vocab: usize,
     },
     /// A token id outside the vocabulary: the tokenizer is another model's.
-    #[error("example {example}: token id {id} lies outside the model's vocabulary of {vocab}; is tokenizer.json this model's?")]
+    #[error(
+        "example {example}: token id {id} lies outside the model's vocabulary of {vocab}; is tokenizer.json this model's?"
+    )]
     Token {
         /// Its index.
         example: usize,
@@ -173,7 +175,8 @@ impl Engine {
     /// prompts (spec 3.2: layer 0 takes the word embeddings' instead).
     pub fn layer_stds(&self) -> Vec<f32> {
         self.settings.pool.install(|| {
-            let zero = vec![vec![0.0; self.settings.prompt_tokens * self.backbone.hidden()]; self.backbone.layers()];
+            let zero =
+                vec![vec![0.0; self.settings.prompt_tokens * self.backbone.hidden()]; self.backbone.layers()];
             let deep = match self.settings.injection {
                 Injection::Add => Deep::Add(&zero),
                 Injection::Prefix => Deep::Prefix(&self.deep), // the initial prompts: nothing has been set yet
@@ -242,7 +245,8 @@ impl Engine {
                     spans: &spans[group],
                     picks: &self.batch.picks[groups[group].clone()],
                 };
-                self.buffers.with(|buffers| self.pass().run(from, self.deep(), Some(&own[candidate]), buffers))
+                self.buffers
+                    .with(|buffers| self.pass().run(from, self.deep(), Some(&own[candidate]), buffers))
             })
             .collect();
         logits.chunks(groups.len().max(1)).map(|parts| parts.concat()).collect()
@@ -259,7 +263,8 @@ impl Engine {
         check(&self.backbone, examples, slots.ids.len())?;
         let prompts = prompts.unwrap_or_default();
         prompts.iter().enumerate().try_for_each(|(layer, prompt)| self.check_prompt(layer, prompt))?;
-        let formed: Vec<Vec<f32>> = prompts.iter().enumerate().map(|(l, prompt)| self.form(l, prompt)).collect();
+        let formed: Vec<Vec<f32>> =
+            prompts.iter().enumerate().map(|(l, prompt)| self.form(l, prompt)).collect();
         let deep = match (prompts.len(), self.settings.injection) {
             (0, _) => Deep::Absent,
             (_, Injection::Add) => Deep::Add(&formed),
@@ -356,7 +361,11 @@ fn check(backbone: &Backbone, examples: &[Tokens], prompt: usize) -> Result<(), 
             return Err(EngineError::Token { example, id, vocab });
         }
         if tokens.ids.len() <= tokens.read_out {
-            let text = format!("example {example}: row {} of {} tokens is to be read", tokens.read_out, tokens.ids.len());
+            let text = format!(
+                "example {example}: row {} of {} tokens is to be read",
+                tokens.read_out,
+                tokens.ids.len()
+            );
             return Err(EngineError::Shape(text));
         }
     }

@@ -95,7 +95,7 @@ mod tests {
         let batch = Batch { spans, ..Batch::default() };
         assert_eq!(batch.groups(0..4, 2, 13), vec![0..2, 2..3, 3..4]);
         assert_eq!(batch.groups(1..4, 0, 100), vec![1..4]);
-        assert_eq!(batch.groups(2..2, 0, 100), vec![]);
+        assert!(batch.groups(2..2, 0, 100).is_empty());
         assert_eq!(batch.group_spans(&(1..3)), vec![0..4, 4..25]);
     }
 }

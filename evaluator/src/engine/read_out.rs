@@ -23,14 +23,8 @@ pub enum ReadOut {
 
 /// A read-out with its weights ready.
 pub(super) enum Head {
-    MaskedLm {
-        head: Box<MlmHead>,
-        labels: Linear,
-    },
-    Similarity {
-        temperature: f32,
-        classes: Packed,
-    },
+    MaskedLm { head: Box<MlmHead>, labels: Linear },
+    Similarity { temperature: f32, classes: Packed },
 }
 
 impl Head {

@@ -25,11 +25,12 @@ pub(super) fn pooled_alone(backbone: &Backbone, ids: &[u32]) -> Vec<f32> {
 fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<f32> {
     let mut text = Vec::new();
     backbone.embed(ids.iter().enumerate().map(|(row, &id)| (Some(id), row)), &mut text);
-    let spans = [0..ids.len()];
+    let span = 0..ids.len();
     let (mut scratch, mut out) = (Scratch::default(), Hidden::default());
     for block in &backbone.blocks {
         seen(&text);
-        let input = Input { text: &text, spans: &spans, prompt: PromptRows::None, known: None };
+        let input =
+            Input { text: &text, spans: std::slice::from_ref(&span), prompt: PromptRows::None, known: None };
         block.forward(input, Wanted::All, &mut scratch, &mut out);
         std::mem::swap(&mut text, &mut out.text);
     }

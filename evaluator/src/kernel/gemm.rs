@@ -135,7 +135,11 @@ pub(super) fn gemm_at(level: Level, x: View<'_>, weight: &Packed, bias: Option<&
                     weights,
                     depth: len,
                     // the first block starts from the bias, later ones from what the last one left
-                    start: if depth > 0 { Start::Out } else { bias.map_or(Start::Zero, |b| Start::Bias(&b[first..first + width])) },
+                    start: if depth > 0 {
+                        Start::Out
+                    } else {
+                        bias.map_or(Start::Zero, |b| Start::Bias(&b[first..first + width]))
+                    },
                     out_stride: target.out_stride,
                     width,
                 };
@@ -307,7 +311,13 @@ mod tests {
     fn product(level: Level, x: &[f32], rows: usize, weight: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
         let mut out = vec![f32::NAN; rows * weight.outputs()];
         let stride = weight.outputs();
-        gemm_at(level, View { x, x_stride: weight.depth(), rows }, weight, bias, Target { out: &mut out, out_stride: stride });
+        gemm_at(
+            level,
+            View { x, x_stride: weight.depth(), rows },
+            weight,
+            bias,
+            Target { out: &mut out, out_stride: stride },
+        );
         out
     }
 
@@ -321,7 +331,9 @@ mod tests {
 
     #[test]
     fn equals_a_chain_of_fused_multiply_adds_at_every_level_and_shape() {
-        for (rows, outputs, k) in [(1, 1, 1), (6, 64, 8), (7, 65, 769), (13, 130, 40), (5, 33, 1600), (2, 48, 17)] {
+        for (rows, outputs, k) in
+            [(1, 1, 1), (6, 64, 8), (7, 65, 769), (13, 130, 40), (5, 33, 1600), (2, 48, 17)]
+        {
             let (x, w, bias) = (numbers(rows * k, 1), numbers(outputs * k, 2), numbers(outputs, 3));
             let weight = Packed::from_rows(&w, outputs, k);
             let chain = |r: usize, o: usize, start: f32| {

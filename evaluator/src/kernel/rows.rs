@@ -120,7 +120,7 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
 fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.0);
     let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
-    let r = n.mul_add(-0.693_359_375, clamped);
+    let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = 1.987_569_1e-4_f32;
     let p = p.mul_add(r, 1.398_199_9e-3);
@@ -199,7 +199,8 @@ mod tests {
         let mean = sums.iter().sum::<f64>() / 37.0;
         let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 37.0;
         for i in 0..37 {
-            let right = (sums[i] - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+            let right =
+                (sums[i] - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
             assert!((f64::from(row[i]) - right).abs() < 1e-5);
         }
     }

@@ -79,9 +79,7 @@ impl Hub {
         let cache = match (value("HF_HUB_CACHE"), value("HF_HOME")) {
             (Some(cache), _) => PathBuf::from(cache),
             (None, Some(home)) => PathBuf::from(home).join("hub"),
-            (None, None) => std::env::home_dir()
-                .ok_or(HubError::NoHome)?
-                .join(".cache/huggingface/hub"),
+            (None, None) => std::env::home_dir().ok_or(HubError::NoHome)?.join(".cache/huggingface/hub"),
         };
         let is_off = |value: &str| ["0", "false", "no", "off"].contains(&value.to_lowercase().as_str());
         let offline = value("HF_HUB_OFFLINE").is_some_and(|value| !is_off(&value));
@@ -91,12 +89,7 @@ impl Hub {
     /// A hub with its cache in `cache`; `token` overrides the one stored beside the cache, `endpoint` the
     /// address.
     pub fn new(cache: PathBuf, offline: bool, token: Option<String>, endpoint: Option<String>) -> Self {
-        Self {
-            cache: Cache::new(cache),
-            offline,
-            token,
-            endpoint,
-        }
+        Self { cache: Cache::new(cache), offline, token, endpoint }
     }
 
     /// The folder of `id` at `revision` (branch, tag or commit), complete. What the cache has is not asked
@@ -118,10 +111,7 @@ impl Hub {
         }
         tracing::info!(model = id, revision, cache = %self.cache.path().display(), "fetching from the hub");
         let what = || format!("{id} (revision {revision})");
-        let api = self.api().map_err(|source| HubError::Fetch {
-            what: what(),
-            source: Box::new(source),
-        })?;
+        let api = self.api().map_err(|source| HubError::Fetch { what: what(), source: Box::new(source) })?;
         fetch(&api.repo(repo), id, revision)
     }
 
@@ -157,17 +147,11 @@ fn fetch(repo: &ApiRepo, id: &str, revision: &str) -> Result<PathBuf, HubError> 
         what: format!("{file} of {id} (revision {revision})"),
         source: Box::new(source),
     };
-    let info = repo
-        .info()
-        .map_err(|source| failed("the list of files", source))?;
+    let info = repo.info().map_err(|source| failed("the list of files", source))?;
     let has = |file: &str| info.siblings.iter().any(|sibling| sibling.rfilename == file);
     let need = |file: &'static str| {
         if !has(file) {
-            return Err(HubError::NotThere {
-                id: id.to_owned(),
-                revision: revision.to_owned(),
-                file,
-            });
+            return Err(HubError::NotThere { id: id.to_owned(), revision: revision.to_owned(), file });
         }
         repo.get(file).map_err(|source| failed(file, source))
     };
@@ -235,23 +219,13 @@ mod tests {
             })
         };
         let path = lines[0].split(' ').nth(1).unwrap().to_owned();
-        notes
-            .lock()
-            .unwrap()
-            .push(format!("{path} {}", header("authorization").unwrap_or_default()));
+        notes.lock().unwrap().push(format!("{path} {}", header("authorization").unwrap_or_default()));
         let body = if path == "/api/models/org/tiny/revision/main" {
-            let names: Vec<_> = files
-                .keys()
-                .map(|name| format!("{{\"rfilename\": \"{name}\"}}"))
-                .collect();
-            Some(format!(
-                "{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}",
-                names.join(",")
-            ))
+            let names: Vec<_> = files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
+            Some(format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(",")))
         } else {
             let name = path.strip_prefix("/org/tiny/resolve/main/");
-            name.and_then(|name| files.get(name))
-                .map(|body| (*body).to_owned())
+            name.and_then(|name| files.get(name)).map(|body| (*body).to_owned())
         };
         let Some(body) = body else {
             return write!(
@@ -260,11 +234,7 @@ mod tests {
             )
             .unwrap();
         };
-        let sent = if header("range").as_deref() == Some("bytes=0-0") {
-            &body[..1]
-        } else {
-            &body[..]
-        };
+        let sent = if header("range").as_deref() == Some("bytes=0-0") { &body[..1] } else { &body[..] };
         write!(
             stream,
             "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\n\
@@ -279,49 +249,28 @@ mod tests {
 
     #[test]
     fn fetches_what_a_model_needs_once_and_is_content_offline_afterwards() {
-        let files = [
-            (CONFIG, "{1}"),
-            (TOKENIZER, "{2}"),
-            (WEIGHTS, "weights"),
-            ("pytorch_model.bin", "not this"),
-        ];
+        let files =
+            [(CONFIG, "{1}"), (TOKENIZER, "{2}"), (WEIGHTS, "weights"), ("pytorch_model.bin", "not this")];
         let fake = FakeHub::start(&files);
         let cache = tempfile::tempdir().unwrap();
         let hub = |offline| {
-            Hub::new(
-                cache.path().to_owned(),
-                offline,
-                Some("secret".to_owned()),
-                Some(fake.address.clone()),
-            )
+            Hub::new(cache.path().to_owned(), offline, Some("secret".to_owned()), Some(fake.address.clone()))
         };
-        assert!(matches!(
-            hub(true).snapshot("org/tiny", "main"),
-            Err(HubError::Offline { .. })
-        ));
+        assert!(matches!(hub(true).snapshot("org/tiny", "main"), Err(HubError::Offline { .. })));
         assert!(fake.asked().is_empty());
 
         let folder = hub(false).snapshot("org/tiny", "main").unwrap();
         assert_eq!(folder.file_name().unwrap(), COMMIT);
         assert_eq!(std::fs::read_to_string(folder.join(WEIGHTS)).unwrap(), "weights");
         let asked = fake.asked();
-        assert!(
-            asked.iter().all(|line| line.ends_with("Bearer secret")),
-            "{asked:?}"
-        );
-        assert!(
-            !asked.iter().any(|line| line.contains("pytorch_model")),
-            "{asked:?}"
-        );
+        assert!(asked.iter().all(|line| line.ends_with("Bearer secret")), "{asked:?}");
+        assert!(!asked.iter().any(|line| line.contains("pytorch_model")), "{asked:?}");
 
         for revision in ["main", COMMIT] {
             assert_eq!(hub(true).snapshot("org/tiny", revision).unwrap(), folder);
         }
         assert_eq!(hub(false).snapshot("org/tiny", "main").unwrap(), folder);
-        assert!(
-            fake.asked().is_empty(),
-            "what is in the cache is not asked for again"
-        );
+        assert!(fake.asked().is_empty(), "what is in the cache is not asked for again");
     }
 
     #[test]
@@ -347,21 +296,10 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let hub = Hub::new(cache.path().to_owned(), false, None, Some(fake.address.clone()));
         let error = hub.snapshot("org/tiny", "main").unwrap_err().to_string();
-        assert!(
-            error.contains("org/tiny (revision main) has no tokenizer.json"),
-            "{error}"
-        );
+        assert!(error.contains("org/tiny (revision main) has no tokenizer.json"), "{error}");
         let error = hub.snapshot("org/absent", "main").unwrap_err().to_string();
         assert!(error.contains("org/absent") && error.contains("404"), "{error}");
-        let nobody = Hub::new(
-            cache.path().to_owned(),
-            false,
-            None,
-            Some("http://127.0.0.1:1".to_owned()),
-        );
-        assert!(matches!(
-            nobody.snapshot("org/tiny", "v2"),
-            Err(HubError::Fetch { .. })
-        ));
+        let nobody = Hub::new(cache.path().to_owned(), false, None, Some("http://127.0.0.1:1".to_owned()));
+        assert!(matches!(nobody.snapshot("org/tiny", "v2"), Err(HubError::Fetch { .. })));
     }
 }

@@ -58,10 +58,7 @@ pub fn identify(model: &Located) -> Result<Identity, IdentifyError> {
 fn sha256(paths: &[PathBuf]) -> Result<String, IdentifyError> {
     let mut hash = Sha256::new();
     for path in paths {
-        feed(&mut hash, path).map_err(|source| IdentifyError {
-            path: path.clone(),
-            source,
-        })?;
+        feed(&mut hash, path).map_err(|source| IdentifyError { path: path.clone(), source })?;
     }
     Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
@@ -96,29 +93,13 @@ mod tests {
         file(TOKENIZER, "abc");
         let weights = vec![file("1", "a"), file("2", "bc")];
         let folder_path = folder.path().to_owned();
-        let model = Located {
-            name: "m".to_owned(),
-            revision: None,
-            folder: folder_path,
-            weights,
-        };
+        let model = Located { name: "m".to_owned(), revision: None, folder: folder_path, weights };
         let identity = identify(&model).unwrap();
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(
-            (
-                identity.config_sha256.as_str(),
-                identity.tokenizer_sha256.as_str()
-            ),
-            (empty, abc)
-        );
+        assert_eq!((identity.config_sha256.as_str(), identity.tokenizer_sha256.as_str()), (empty, abc));
         assert_eq!(identity.weights_sha256, abc);
         std::fs::remove_file(&model.weights[1]).unwrap();
-        assert!(
-            identify(&model)
-                .unwrap_err()
-                .to_string()
-                .contains(model.weights[1].to_str().unwrap())
-        );
+        assert!(identify(&model).unwrap_err().to_string().contains(model.weights[1].to_str().unwrap()));
     }
 }

@@ -119,18 +119,12 @@ pub fn locate_with(
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<Located, LocateError> {
     let path = base_dir.join(path_or_id);
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
         return Err(LocateError::Gguf { path });
     }
     if path.is_dir() {
         return match revision {
-            Some(revision) => Err(LocateError::RevisionOfFolder {
-                path,
-                revision: revision.to_owned(),
-            }),
+            Some(revision) => Err(LocateError::RevisionOfFolder { path, revision: revision.to_owned() }),
             None => in_folder(&path),
         };
     }
@@ -142,17 +136,9 @@ pub fn locate_with(
         return Err(LocateError::Nowhere { asked, path });
     }
     let found = hub().and_then(|hub| hub.snapshot(path_or_id, revision.unwrap_or("main")));
-    let folder = found.map_err(|source| LocateError::Hub {
-        asked: asked.clone(),
-        path,
-        source,
-    })?;
+    let folder = found.map_err(|source| LocateError::Hub { asked: asked.clone(), path, source })?;
     let commit = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-    Ok(Located {
-        name: asked,
-        revision: commit,
-        ..in_folder(&folder)?
-    })
+    Ok(Located { name: asked, revision: commit, ..in_folder(&folder)? })
 }
 
 /// The model of a folder, after a look that its files are there.
@@ -160,10 +146,7 @@ pub fn locate_with(
 /// # Errors
 /// [`LocateError::Missing`] or [`LocateError::BadIndex`].
 pub fn in_folder(folder: &Path) -> Result<Located, LocateError> {
-    let missing = |file: &str| LocateError::Missing {
-        folder: folder.to_owned(),
-        file: file.to_owned(),
-    };
+    let missing = |file: &str| LocateError::Missing { folder: folder.to_owned(), file: file.to_owned() };
     for file in [CONFIG, TOKENIZER] {
         if !folder.join(file).is_file() {
             return Err(missing(file));
@@ -179,10 +162,8 @@ pub fn in_folder(folder: &Path) -> Result<Located, LocateError> {
     if let Some(file) = files.iter().find(|file| !folder.join(file).is_file()) {
         return Err(missing(file));
     }
-    let last = folder
-        .canonicalize()
-        .ok()
-        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let last =
+        folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     Ok(Located {
         name: last.unwrap_or_else(|| folder.to_string_lossy().into_owned()),
         revision: None,
@@ -200,10 +181,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<String>, LocateError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let bad = |problem: String| LocateError::BadIndex {
-        path: path.to_owned(),
-        problem,
-    };
+    let bad = |problem: String| LocateError::BadIndex { path: path.to_owned(), problem };
     let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
     let files: BTreeSet<String> = index.weight_map.into_values().collect();
@@ -224,13 +202,9 @@ pub(super) fn shards(path: &Path) -> Result<Vec<String>, LocateError> {
 fn is_hub_id(text: &str) -> bool {
     let is_name = |name: &str| {
         let first_is_fine = name.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '_');
-        first_is_fine
-            && name
-                .chars()
-                .all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
+        first_is_fine && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
     };
-    text.split_once('/')
-        .is_some_and(|(organisation, name)| is_name(organisation) && is_name(name))
+    text.split_once('/').is_some_and(|(organisation, name)| is_name(organisation) && is_name(name))
 }
 
 #[cfg(test)]
@@ -250,9 +224,7 @@ mod tests {
     }
 
     fn refused(asked: &str, base: &Path, revision: Option<&str>) -> String {
-        locate_with(asked, base, revision, no_hub)
-            .unwrap_err()
-            .to_string()
+        locate_with(asked, base, revision, no_hub).unwrap_err().to_string()
     }
 
     #[test]
@@ -282,10 +254,7 @@ mod tests {
         ] {
             let folder = folder(there);
             let error = refused(folder.path().to_str().unwrap(), Path::new("."), None);
-            assert!(
-                error.contains(&format!("{}: {missing} is missing", folder.path().display())),
-                "{error}"
-            );
+            assert!(error.contains(&format!("{}: {missing} is missing", folder.path().display())), "{error}");
         }
     }
 
@@ -297,18 +266,12 @@ mod tests {
         let located = in_folder(folder.path()).unwrap();
         assert_eq!(
             located.weights,
-            [
-                folder.path().join("a.safetensors"),
-                folder.path().join("b.safetensors")
-            ]
+            [folder.path().join("a.safetensors"), folder.path().join("b.safetensors")]
         );
 
         index(r#"{"weight_map": {"x": "c.safetensors"}}"#);
         let error = in_folder(folder.path()).unwrap_err();
-        assert!(
-            matches!(&error, LocateError::Missing { file, .. } if file == "c.safetensors"),
-            "{error}"
-        );
+        assert!(matches!(&error, LocateError::Missing { file, .. } if file == "c.safetensors"), "{error}");
         for wrong in [
             "[]",
             "{",
@@ -328,22 +291,9 @@ mod tests {
         assert!(refused("m.GGUF", folder.path(), None).contains("not supported yet"));
         assert!(refused("absent.gguf", folder.path(), None).contains("not supported yet"));
         assert!(refused("weights.bin", folder.path(), None).contains("is a file"));
-        for wrong in [
-            "nothing",
-            "a/b/c",
-            "/no/folder",
-            "../x/y",
-            "./a/b",
-            "a b/c",
-            "a/",
-            "~/model",
-            "",
-        ] {
+        for wrong in ["nothing", "a/b/c", "/no/folder", "../x/y", "./a/b", "a b/c", "a/", "~/model", ""] {
             let error = refused(wrong, &folder.path().join("deep"), None);
-            assert!(
-                error.contains("no folder") && error.contains("not a hub id"),
-                "{wrong}: {error}"
-            );
+            assert!(error.contains("no folder") && error.contains("not a hub id"), "{wrong}: {error}");
         }
     }
 
@@ -351,9 +301,7 @@ mod tests {
     fn an_id_that_does_not_come_says_that_there_is_no_folder_either() {
         let cache = tempfile::tempdir().unwrap();
         let hub = || Ok(Hub::new(cache.path().to_owned(), true, None, None));
-        let error = locate_with("models/minilm", Path::new("/nowhere"), None, hub)
-            .unwrap_err()
-            .to_string();
+        let error = locate_with("models/minilm", Path::new("/nowhere"), None, hub).unwrap_err().to_string();
         assert!(error.contains("no folder /nowhere/models/minilm"), "{error}");
         assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
     }

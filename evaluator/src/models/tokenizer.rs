@@ -143,11 +143,7 @@ pub enum LabelWordError {
 }
 
 fn quoted(pieces: &[String]) -> String {
-    pieces
-        .iter()
-        .map(|piece| format!("{piece:?}"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    pieces.iter().map(|piece| format!("{piece:?}")).collect::<Vec<_>>().join(", ")
 }
 
 impl Encoded {
@@ -158,9 +154,7 @@ impl Encoded {
     pub fn mask(&self) -> Result<usize, EncodeError> {
         match self.masks[..] {
             [row] => Ok(row),
-            _ => Err(EncodeError::Masks {
-                count: self.masks.len(),
-            }),
+            _ => Err(EncodeError::Masks { count: self.masks.len() }),
         }
     }
 }
@@ -173,10 +167,8 @@ impl TextEncoder {
     /// [`TokenizerError::Read`] or [`TokenizerError::Corrupt`].
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes =
+            std::fs::read(&path).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
         let corrupt = |problem: tokenizers::Error| TokenizerError::Corrupt {
             path: path.clone(),
             problem: problem.to_string(),
@@ -191,16 +183,8 @@ impl TextEncoder {
             .map(|(id, token)| (id, token.content))
             .collect();
         special.sort();
-        let mask = special
-            .iter()
-            .find(|(_, content)| content == "[MASK]" || content == "<mask>")
-            .cloned();
-        Ok(Self {
-            tokenizer,
-            path,
-            mask,
-            special: special.into_iter().map(|(id, _)| id).collect(),
-        })
+        let mask = special.iter().find(|(_, content)| content == "[MASK]" || content == "<mask>").cloned();
+        Ok(Self { tokenizer, path, mask, special: special.into_iter().map(|(id, _)| id).collect() })
     }
 
     /// Refuses a tokenizer whose ids do not fit the model's embedding of `vocab_size` rows.
@@ -208,19 +192,11 @@ impl TextEncoder {
     /// # Errors
     /// [`TokenizerError::OtherModel`].
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), TokenizerError> {
-        let largest = self
-            .tokenizer
-            .get_vocab(true)
-            .into_iter()
-            .map(|(token, id)| (id, token))
-            .max();
+        let largest = self.tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
         match largest {
-            Some((largest, token)) if largest as usize >= vocab_size => Err(TokenizerError::OtherModel {
-                path: self.path.clone(),
-                largest,
-                token,
-                vocab_size,
-            }),
+            Some((largest, token)) if largest as usize >= vocab_size => {
+                Err(TokenizerError::OtherModel { path: self.path.clone(), largest, token, vocab_size })
+            }
             _ => Ok(()),
         }
     }
@@ -275,10 +251,7 @@ impl TextEncoder {
             return Ok((whole, false));
         }
         let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-        let kept = |letters: usize| {
-            text.get(..ends.get(letters).copied().unwrap_or(0))
-                .unwrap_or_default()
-        };
+        let kept = |letters: usize| text.get(..ends.get(letters).copied().unwrap_or(0)).unwrap_or_default();
         // The longest beginning that fits, by halving; `fits` is known to fit, `too_long` is known not to.
         let mut best = self.encode(&render(""), max_tokens)?;
         let (mut fits, mut too_long) = (0, ends.len());
@@ -294,18 +267,12 @@ impl TextEncoder {
     }
 
     fn encode_any(&self, rendered: &str) -> Result<Encoded, EncodeError> {
-        let encoding =
-            self.tokenizer
-                .encode_fast(rendered, true)
-                .map_err(|problem| EncodeError::Refused {
-                    text: rendered.to_owned(),
-                    problem: problem.to_string(),
-                })?;
+        let encoding = self.tokenizer.encode_fast(rendered, true).map_err(|problem| {
+            EncodeError::Refused { text: rendered.to_owned(), problem: problem.to_string() }
+        })?;
         let ids = encoding.get_ids().to_vec();
         let mask = self.mask.as_ref().map(|&(id, _)| id);
-        let masks = (0..ids.len())
-            .filter(|&row| mask.is_some() && ids.get(row).copied() == mask)
-            .collect();
+        let masks = (0..ids.len()).filter(|&row| mask.is_some() && ids.get(row).copied() == mask).collect();
         Ok(Encoded { ids, masks })
     }
 
@@ -316,23 +283,18 @@ impl TextEncoder {
     /// See [`LabelWordError`]: it must be exactly one token, and a known one.
     pub fn label_word_id(&self, word: &str) -> Result<u32, LabelWordError> {
         // Not `encode_fast`: it keeps no pieces.
-        let encoding = self
-            .tokenizer
-            .encode(word, false)
-            .map_err(|problem| LabelWordError::Refused {
-                word: word.to_owned(),
-                problem: problem.to_string(),
-            })?;
+        let encoding = self.tokenizer.encode(word, false).map_err(|problem| LabelWordError::Refused {
+            word: word.to_owned(),
+            problem: problem.to_string(),
+        })?;
         match (encoding.get_ids(), encoding.get_tokens()) {
-            (&[id], [piece]) if self.special.contains(&id) && piece != word => Err(LabelWordError::Unknown {
-                word: word.to_owned(),
-                piece: piece.clone(),
-            }),
+            (&[id], [piece]) if self.special.contains(&id) && piece != word => {
+                Err(LabelWordError::Unknown { word: word.to_owned(), piece: piece.clone() })
+            }
             (&[id], _) => Ok(id),
-            (_, pieces) => Err(LabelWordError::NotOneToken {
-                word: word.to_owned(),
-                pieces: pieces.to_vec(),
-            }),
+            (_, pieces) => {
+                Err(LabelWordError::NotOneToken { word: word.to_owned(), pieces: pieces.to_vec() })
+            }
         }
     }
 
@@ -342,9 +304,8 @@ impl TextEncoder {
     pub fn initial_prompt_ids(&self, n: usize, vocab_size: usize) -> Vec<u32> {
         let ordinary = |id: &u32| !self.special.contains(id);
         let id = |id: usize| u32::try_from(id).ok();
-        let official: Vec<u32> = (FIRST_PROMPT_ID..FIRST_PROMPT_ID.saturating_add(n))
-            .filter_map(id)
-            .collect();
+        let official: Vec<u32> =
+            (FIRST_PROMPT_ID..FIRST_PROMPT_ID.saturating_add(n)).filter_map(id).collect();
         if FIRST_PROMPT_ID.saturating_add(n) <= vocab_size {
             return official;
         }

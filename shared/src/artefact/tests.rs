@@ -24,7 +24,13 @@ fn artefact() -> Artefact {
             train_rows: vec![3, 1],
             dev_rows: vec![0, 2],
         },
-        prompt: Prompt { injection: Injection::Add, tokens: 2, first_position: 1, init: Init::None, initial_ids: vec![] },
+        prompt: Prompt {
+            injection: Injection::Add,
+            tokens: 2,
+            first_position: 1,
+            init: Init::None,
+            initial_ids: vec![],
+        },
         search: Search {
             method: Method::Bbtv2,
             seed: 7,
@@ -37,7 +43,13 @@ fn artefact() -> Artefact {
             calls: 8,
             found_after: 4,
         },
-        scores: Scores { train_loss: 0.1, dev_loss: 0.2, dev: 1.0 / 3.0, test_before: None, test_after: Some(0.5) },
+        scores: Scores {
+            train_loss: 0.1,
+            dev_loss: 0.2,
+            dev: 1.0 / 3.0,
+            test_before: None,
+            test_after: Some(0.5),
+        },
     };
     let z = vec![vec![0.1, -0.2, 0.3, 1.0], vec![0.0, 0.5, -1.5, 2.0]];
     let initial = vec![vec![1.0; 6], vec![-1.0; 6]];
@@ -77,7 +89,9 @@ fn damage_is_named_with_the_file() {
     artefact().write(&path).unwrap();
     let whole = std::fs::read(&path).unwrap();
     assert!(message(&whole[..whole.len() - 4]).contains("prompt.safetensors"));
-    let newer = String::from_utf8_lossy(&whole[8..400]).find("\\\"schema\\\":1").unwrap() + 8 + "\\\"schema\\\":".len();
+    let newer = String::from_utf8_lossy(&whole[8..400]).find("\\\"schema\\\":1").unwrap()
+        + 8
+        + "\\\"schema\\\":".len();
     let mut bytes = whole.clone();
     bytes[newer] = b'9';
     assert!(message(&bytes).contains("schema 9; this program reads schema 1"));

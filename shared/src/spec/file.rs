@@ -103,7 +103,8 @@ impl RunFile {
         let mut keys = BTreeMap::new();
         for (section, entries) in table.get_ref() {
             let here = place(section.span().start);
-            let unknown = |key: String| SpecError::UnknownKey { place: here.clone(), nearest: nearest(&key), key };
+            let unknown =
+                |key: String| SpecError::UnknownKey { place: here.clone(), nearest: nearest(&key), key };
             let DeValue::Table(entries) = entries.get_ref() else {
                 return Err(unknown(section.get_ref().to_string()));
             };
@@ -144,7 +145,8 @@ impl RunFile {
             }
             let value = value.trim();
             let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
-            let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(value.to_owned()));
+            let value =
+                parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(value.to_owned()));
             self.keys.insert(key, Typed { value, place });
         }
         Ok(())
@@ -239,7 +241,8 @@ impl RunFile {
         }
         match spec.model.read_out {
             ReadOut::MaskedLm if !mask => {
-                let reason = "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
+                let reason =
+                    "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
                 Err(self.wrong("task.template", reason.to_owned()))
             }
             ReadOut::Similarity if mask => {
@@ -291,7 +294,8 @@ impl RunFile {
     }
 
     fn task_name(&self) -> Result<String, SpecError> {
-        let stem = || self.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+        let stem =
+            || self.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
         Ok(self.string("task.name")?.unwrap_or_else(stem))
     }
 
@@ -314,13 +318,16 @@ impl RunFile {
     fn whole(&self, key: &'static str, default: u64) -> Result<u64, SpecError> {
         let Some(typed) = self.keys.get(key) else { return Ok(default) };
         let number = typed.value.as_integer().and_then(|number| u64::try_from(number).ok());
-        number.ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {}", typed.value)))
+        number
+            .ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {}", typed.value)))
     }
 
     fn positive(&self, key: &'static str, default: usize) -> Result<usize, SpecError> {
         let number = self.whole(key, default as u64)?;
         if !(1..=u64::from(u32::MAX)).contains(&number) {
-            return Err(self.wrong(key, format!("a whole number from 1 to {} is expected, not {number}", u32::MAX)));
+            return Err(
+                self.wrong(key, format!("a whole number from 1 to {} is expected, not {number}", u32::MAX))
+            );
         }
         Ok(number as usize)
     }
@@ -344,7 +351,8 @@ impl RunFile {
     }
 
     fn wrong(&self, key: &str, reason: String) -> SpecError {
-        let place = self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
+        let place =
+            self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
         SpecError::Value { place, key: key.to_owned(), reason }
     }
 }
@@ -353,7 +361,9 @@ impl RunFile {
 fn owned(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?),
+        DeValue::Integer(number) => {
+            Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?)
+        }
         DeValue::Float(number) => Value::Float(number.as_str().parse().ok()?),
         DeValue::Boolean(truth) => Value::Boolean(*truth),
         DeValue::Datetime(_) => return None,
@@ -369,4 +379,3 @@ fn owned(value: &DeValue<'_>) -> Option<Value> {
         }
     })
 }
-

@@ -7,8 +7,8 @@ mod resolved;
 pub use file::{RunFile, SpecError};
 pub use keys::{KEYS, Key};
 pub use resolved::{
-    Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut, RunSettings,
-    RunSpec, SearchSpec, TaskSpec,
+    Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut,
+    RunSettings, RunSpec, SearchSpec, TaskSpec,
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.

@@ -20,7 +20,8 @@ fn resolve(text: &str) -> Result<RunSpec, SpecError> {
 /// The error of the good file with one more line in a section, or with a line replaced.
 fn message(section: &str, line: &str) -> String {
     let key = line.split(' ').next().unwrap_or_default();
-    let kept: String = GOOD.lines().filter(|l| !l.starts_with(&format!("{key} "))).map(|l| format!("{l}\n")).collect();
+    let kept: String =
+        GOOD.lines().filter(|l| !l.starts_with(&format!("{key} "))).map(|l| format!("{l}\n")).collect();
     let header = format!("[{section}]\n");
     let text = if kept.contains(&header) {
         kept.replace(&header, &format!("{header}{line}\n"))
@@ -55,14 +56,30 @@ fn the_resolved_file_reads_back_the_same() {
 #[test]
 fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
     let cases = [
-        ("search", "populaton = 20", "sst2.toml:9: unknown key `search.populaton`; did you mean `search.population`?"),
+        (
+            "search",
+            "populaton = 20",
+            "sst2.toml:9: unknown key `search.populaton`; did you mean `search.population`?",
+        ),
         ("search", "tokens = 20", "sst2.toml:9: unknown key `search.tokens`; did you mean `prompt.tokens`?"),
         ("serch", "dim = 20", "sst2.toml:9: unknown key `serch.dim`; did you mean `search.dim`?"),
-        ("search", "population = \"many\"", "sst2.toml:9: `search.population`: a whole number from 0 is expected"),
-        ("search", "budget = 10", "sst2.toml:9: `search.budget`: a budget of 10 calls is smaller than one population"),
+        (
+            "search",
+            "population = \"many\"",
+            "sst2.toml:9: `search.population`: a whole number from 0 is expected",
+        ),
+        (
+            "search",
+            "budget = 10",
+            "sst2.toml:9: `search.budget`: a budget of 10 calls is smaller than one population",
+        ),
         ("search", "sigma = -1.0", "sst2.toml:9: `search.sigma`: a number above 0 is expected"),
         ("search", "incumbent = \"bst\"", "\"bst\" is none of: best, mean, generation-best"),
-        ("model", "read_out = \"next-token\"", "sst2.toml:3: `model.read_out`: \"next-token\" is not supported yet"),
+        (
+            "model",
+            "read_out = \"next-token\"",
+            "sst2.toml:3: `model.read_out`: \"next-token\" is not supported yet",
+        ),
         ("model", "read_out = \"similarity\"", "takes {mask} out"),
         ("task", "template = \"{txt} {mask}\"", "unknown placeholder {txt}"),
         ("task", "template = \"{text}\"", "needs {mask} in the template"),
@@ -140,5 +157,9 @@ fn documentation_agrees_with_the_keys() {
     if std::env::var_os("ZEROTH_BLESS").is_some() {
         std::fs::write(&path, documentation()).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), documentation(), "run it with ZEROTH_BLESS=1 to write it anew");
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        documentation(),
+        "run it with ZEROTH_BLESS=1 to write it anew"
+    );
 }

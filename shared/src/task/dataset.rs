@@ -43,17 +43,12 @@ pub fn read(path: &Path, classes: usize) -> Result<Vec<Example>, DatasetError> {
 
 /// The separator that the name's ending asks for; `None` for JSON Lines.
 fn separator(path: &Path) -> Result<Option<u8>, DatasetError> {
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .map(str::to_ascii_lowercase);
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     match extension.as_deref() {
         Some("jsonl" | "ndjson" | "json") => Ok(None),
         Some("csv") => Ok(Some(b',')),
         Some("tsv") => Ok(Some(b'\t')),
-        _ => Err(DatasetError::Extension {
-            path: path.to_owned(),
-        }),
+        _ => Err(DatasetError::Extension { path: path.to_owned() }),
     }
 }
 
@@ -65,9 +60,7 @@ fn parse(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, Data
         Some(separator) => read_table(path, bytes, separator, classes)?,
     };
     if examples.is_empty() {
-        return Err(DatasetError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(DatasetError::Empty { path: path.to_owned() });
     }
     Ok(examples)
 }
@@ -92,10 +85,7 @@ pub fn data_sha256(path: &Path) -> Result<String, DatasetError> {
 }
 
 fn unreadable(path: &Path, source: io::Error) -> DatasetError {
-    DatasetError::Unreadable {
-        path: path.to_owned(),
-        source,
-    }
+    DatasetError::Unreadable { path: path.to_owned(), source }
 }
 
 fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, DatasetError> {
@@ -104,11 +94,7 @@ fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Exam
         if row.trim_ascii().is_empty() {
             continue;
         }
-        let at = |problem| DatasetError::Row {
-            path: path.to_owned(),
-            line: index + 1,
-            problem,
-        };
+        let at = |problem| DatasetError::Row { path: path.to_owned(), line: index + 1, problem };
         examples.push(json_row(row, classes).map_err(at)?);
     }
     Ok(examples)
@@ -119,10 +105,7 @@ fn json_row(row: &[u8], classes: usize) -> Result<Example, RowProblem> {
         let text = error.to_string();
         // The parser counts lines within this one row: its "at line 1 column n" would mislead.
         let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
-        RowProblem::Json {
-            column: error.column(),
-            message,
-        }
+        RowProblem::Json { column: error.column(), message }
     })?;
     let Value::Object(object) = value else {
         return Err(RowProblem::NotObject { found: kind(&value) });
@@ -132,10 +115,8 @@ fn json_row(row: &[u8], classes: usize) -> Result<Example, RowProblem> {
         None | Some(Value::Null) => return Err(RowProblem::Missing { field: "label" }),
         Some(value) => {
             let found = value.as_u64().and_then(|label| u32::try_from(label).ok());
-            known_label(found, classes).ok_or_else(|| RowProblem::Label {
-                found: value.to_string(),
-                classes,
-            })?
+            known_label(found, classes)
+                .ok_or_else(|| RowProblem::Label { found: value.to_string(), classes })?
         }
     };
     example(text, string(&object, "text_pair")?, label)
@@ -146,10 +127,7 @@ fn string<'a>(object: &'a Map<String, Value>, field: &'static str) -> Result<Opt
     match object.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(RowProblem::NotText {
-            field,
-            found: kind(other),
-        }),
+        Some(other) => Err(RowProblem::NotText { field, found: kind(other) }),
     }
 }
 
@@ -174,19 +152,11 @@ struct Columns {
 
 impl Columns {
     fn find(path: &Path, header: &csv::ByteRecord) -> Result<Self, DatasetError> {
-        let position = |name: &str| {
-            header
-                .iter()
-                .position(|cell| cell.trim_ascii() == name.as_bytes())
-        };
+        let position = |name: &str| header.iter().position(|cell| cell.trim_ascii() == name.as_bytes());
         let required = |column: &'static str| {
             position(column).ok_or_else(|| {
                 let found: Vec<_> = header.iter().map(String::from_utf8_lossy).collect();
-                DatasetError::Column {
-                    path: path.to_owned(),
-                    column,
-                    found: found.join(", "),
-                }
+                DatasetError::Column { path: path.to_owned(), column, found: found.join(", ") }
             })
         };
         Ok(Self {
@@ -205,45 +175,26 @@ fn read_table(
     classes: usize,
 ) -> Result<Vec<Example>, DatasetError> {
     if bytes.trim_ascii().is_empty() {
-        return Err(DatasetError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(DatasetError::Empty { path: path.to_owned() });
     }
     // Flexible: a row of another length is our error to word. No header mode: the first record is ours to
     // look at.
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(separator)
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(bytes);
+    let mut reader =
+        csv::ReaderBuilder::new().delimiter(separator).has_headers(false).flexible(true).from_reader(bytes);
     let (mut columns, mut examples) = (None, Vec::new());
     let (mut line, mut counted) = (1, 0);
     let mut record = csv::ByteRecord::new();
     loop {
         // csv's own line numbers slip at CRLF and at empty lines: count line ends up to the row's first byte
         // instead.
-        let start = first_byte(
-            bytes,
-            usize::try_from(reader.position().byte()).unwrap_or(usize::MAX),
-        );
-        line += bytes
-            .get(counted..start)
-            .unwrap_or_default()
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count();
+        let start = first_byte(bytes, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX));
+        line += bytes.get(counted..start).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
         counted = start;
-        let more = reader
-            .read_byte_record(&mut record)
-            .map_err(|error| unreadable(path, error.into()))?;
+        let more = reader.read_byte_record(&mut record).map_err(|error| unreadable(path, error.into()))?;
         if !more {
             return Ok(examples);
         }
-        let at = |problem| DatasetError::Row {
-            path: path.to_owned(),
-            line,
-            problem,
-        };
+        let at = |problem| DatasetError::Row { path: path.to_owned(), line, problem };
         match &columns {
             None => columns = Some(Columns::find(path, &record)?),
             Some(columns) => examples.push(table_row(&record, columns, separator, classes).map_err(at)?),
@@ -254,10 +205,7 @@ fn read_table(
 /// The first byte at or after `from` that is no line end.
 fn first_byte(bytes: &[u8], from: usize) -> usize {
     let rest = bytes.get(from..).unwrap_or_default();
-    from + rest
-        .iter()
-        .take_while(|&&byte| byte == b'\n' || byte == b'\r')
-        .count()
+    from + rest.iter().take_while(|&&byte| byte == b'\n' || byte == b'\r').count()
 }
 
 fn table_row(
@@ -271,33 +219,19 @@ fn table_row(
         return Err(RowProblem::OpenQuote);
     }
     if record.len() > columns.count {
-        return Err(RowProblem::TooManyFields {
-            found: record.len(),
-            expected: columns.count,
-        });
+        return Err(RowProblem::TooManyFields { found: record.len(), expected: columns.count });
     }
     let cell = |index: usize| record.get(index).map(utf8).transpose();
     let text = cell(columns.text)?.ok_or(RowProblem::Missing { field: "text" })?;
     let text_pair = columns.text_pair.map(cell).transpose()?.flatten();
-    let label = cell(columns.label)?
-        .map(str::trim)
-        .filter(|label| !label.is_empty());
+    let label = cell(columns.label)?.map(str::trim).filter(|label| !label.is_empty());
     let label = label.ok_or(RowProblem::Missing { field: "label" })?;
     let known = known_label(label.parse().ok(), classes);
-    example(
-        text,
-        text_pair,
-        known.ok_or_else(|| RowProblem::Label {
-            found: format!("{label:?}"),
-            classes,
-        })?,
-    )
+    example(text, text_pair, known.ok_or_else(|| RowProblem::Label { found: format!("{label:?}"), classes })?)
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, RowProblem> {
-    std::str::from_utf8(bytes).map_err(|error| RowProblem::Utf8 {
-        byte: error.valid_up_to() + 1,
-    })
+    std::str::from_utf8(bytes).map_err(|error| RowProblem::Utf8 { byte: error.valid_up_to() + 1 })
 }
 
 fn known_label(label: Option<u32>, classes: usize) -> Option<u32> {
@@ -308,14 +242,8 @@ fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, R
     if text.trim().is_empty() {
         return Err(RowProblem::EmptyText);
     }
-    let text_pair = text_pair
-        .filter(|pair| !pair.trim().is_empty())
-        .map(str::to_owned);
-    Ok(Example {
-        text: text.to_owned(),
-        text_pair,
-        label,
-    })
+    let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
+    Ok(Example { text: text.to_owned(), text_pair, label })
 }
 
 #[cfg(test)]

@@ -118,10 +118,7 @@ pub fn predicted(logits: &[f32]) -> u32 {
 /// Softmax of the logits: one probability a class, NaN if a logit is.
 pub fn probabilities(logits: &[f32]) -> Vec<f32> {
     let (highest, above) = log_sum_exp(logits);
-    logits
-        .iter()
-        .map(|&logit| libm::exp(f64::from(logit) - highest - above) as f32)
-        .collect()
+    logits.iter().map(|&logit| libm::exp(f64::from(logit) - highest - above) as f32).collect()
 }
 
 /// The mean in example order; NaN of nothing.
@@ -158,11 +155,7 @@ fn accuracy(predicted: &[u32], labels: &[u32]) -> f64 {
     if predicted.len() != labels.len() {
         return f64::NAN;
     }
-    let hits = predicted
-        .iter()
-        .zip(labels)
-        .filter(|(predicted, label)| predicted == label)
-        .count();
+    let hits = predicted.iter().zip(labels).filter(|(predicted, label)| predicted == label).count();
     hits as f64 / labels.len() as f64
 }
 
@@ -172,11 +165,7 @@ fn f1(predicted: &[u32], labels: &[u32]) -> f64 {
         return f64::NAN;
     }
     let positives = |classes: &[u32]| classes.iter().filter(|&&class| class == 1).count();
-    let both = predicted
-        .iter()
-        .zip(labels)
-        .filter(|&pair| pair == (&1, &1))
-        .count();
+    let both = predicted.iter().zip(labels).filter(|&pair| pair == (&1, &1)).count();
     match positives(predicted) + positives(labels) {
         0 => 0.0,
         sum => 2.0 * both as f64 / sum as f64,
@@ -311,11 +300,7 @@ mod tests {
 
     #[test]
     fn names_are_lower_case() {
-        for (loss, name) in [
-            (Loss::Ce, "\"ce\""),
-            (Loss::Hinge, "\"hinge\""),
-            (Loss::Metric, "\"metric\""),
-        ] {
+        for (loss, name) in [(Loss::Ce, "\"ce\""), (Loss::Hinge, "\"hinge\""), (Loss::Metric, "\"metric\"")] {
             assert_eq!(serde_json::to_string(&loss).unwrap(), name);
             assert_eq!(serde_json::from_str::<Loss>(name).unwrap(), loss);
         }

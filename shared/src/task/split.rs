@@ -68,28 +68,16 @@ pub fn split(examples: &[Example], classes: usize, shots: usize, seed: u64) -> R
         match found.get_mut(label as usize) {
             Some(count) => *count += 1,
             None => {
-                return Err(SplitError::UnknownLabel {
-                    index,
-                    label,
-                    classes,
-                });
+                return Err(SplitError::UnknownLabel { index, label, classes });
             }
         }
     }
     for (class, found) in (0_u32..).zip(found) {
         if found < needed {
-            return Err(SplitError::TooFew {
-                class,
-                found,
-                shots,
-                needed,
-            });
+            return Err(SplitError::TooFew { class, found, shots, needed });
         }
     }
-    let mut split = Split {
-        train: Vec::new(),
-        dev: Vec::new(),
-    };
+    let mut split = Split { train: Vec::new(), dev: Vec::new() };
     let mut taken = vec![0_usize; classes];
     for index in shuffled(examples.len(), seed) {
         let label = examples.get(index).map(|example| example.label as usize);
@@ -128,11 +116,7 @@ struct MersenneTwister {
 impl MersenneTwister {
     fn new(seed: u64) -> Self {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
-        let state = if high == 0 {
-            state_from(low)
-        } else {
-            state_from_words([low, high])
-        };
+        let state = if high == 0 { state_from(low) } else { state_from_words([low, high]) };
         Self { state, next: STATE }
     }
 
@@ -178,9 +162,7 @@ fn state_from(seed: u32) -> [u32; STATE] {
     state[0] = seed;
     for i in 1..STATE {
         let last = state[i - 1];
-        state[i] = 1_812_433_253_u32
-            .wrapping_mul(last ^ (last >> 30))
-            .wrapping_add(i as u32);
+        state[i] = 1_812_433_253_u32.wrapping_mul(last ^ (last >> 30)).wrapping_add(i as u32);
     }
     state
 }
@@ -202,9 +184,7 @@ fn state_from_words(words: [u32; 2]) -> [u32; STATE] {
     };
     for step in 0..STATE {
         let j = step % words.len();
-        state[i] = mixed(&state, i, 1_664_525)
-            .wrapping_add(words[j])
-            .wrapping_add(j as u32);
+        state[i] = mixed(&state, i, 1_664_525).wrapping_add(words[j]).wrapping_add(j as u32);
         i = advance(&mut state, i);
     }
     for _ in 1..STATE {
@@ -220,11 +200,7 @@ mod tests {
     use super::*;
 
     fn labelled(labels: impl IntoIterator<Item = u32>) -> Vec<Example> {
-        let example = |label| Example {
-            text: "a".to_owned(),
-            text_pair: None,
-            label,
-        };
+        let example = |label| Example { text: "a".to_owned(), text_pair: None, label };
         labels.into_iter().map(example).collect()
     }
 
@@ -251,10 +227,7 @@ mod tests {
         assert_eq!(shuffled(10, 1 << 32), [9, 4, 0, 8, 1, 5, 3, 2, 6, 7]);
         assert_eq!(shuffled(10, (1 << 40) + 17), [1, 5, 9, 8, 0, 2, 4, 3, 6, 7]);
         assert_eq!(shuffled(10, u64::MAX), [6, 4, 9, 5, 7, 2, 1, 3, 0, 8]);
-        assert_eq!(
-            shuffled(67_349, (1 << 40) + 17)[..5],
-            [36_443, 46_447, 22_410, 47_576, 49_689]
-        );
+        assert_eq!(shuffled(67_349, (1 << 40) + 17)[..5], [36_443, 46_447, 22_410, 47_576, 49_689]);
         assert_eq!(shuffled(0, 1), [0_usize; 0]);
         assert_eq!(shuffled(1, 1), [0]);
     }
@@ -277,10 +250,7 @@ mod tests {
                 let mut seen = std::collections::BTreeSet::new();
                 for part in [&split.train, &split.dev] {
                     for class in 0..classes {
-                        assert_eq!(
-                            part.iter().filter(|&&i| examples[i].label == class).count(),
-                            shots
-                        );
+                        assert_eq!(part.iter().filter(|&&i| examples[i].label == class).count(), shots);
                     }
                     assert!(part.iter().all(|&i| seen.insert(i)), "an example stands twice");
                 }
@@ -292,46 +262,14 @@ mod tests {
     fn says_which_class_is_too_small() {
         let examples = labelled([0, 0, 0, 0, 1, 1, 1]);
         let error = split(&examples, 2, 2, 42).unwrap_err();
-        assert_eq!(
-            error,
-            SplitError::TooFew {
-                class: 1,
-                found: 3,
-                shots: 2,
-                needed: 4
-            }
-        );
-        assert!(
-            error
-                .to_string()
-                .starts_with("class 1 has 3 examples, but 2 shots need 4 "),
-            "{error}"
-        );
+        assert_eq!(error, SplitError::TooFew { class: 1, found: 3, shots: 2, needed: 4 });
+        assert!(error.to_string().starts_with("class 1 has 3 examples, but 2 shots need 4 "), "{error}");
         let absent = split(&labelled([0, 0]), 2, 1, 42).unwrap_err();
-        assert_eq!(
-            absent,
-            SplitError::TooFew {
-                class: 1,
-                found: 0,
-                shots: 1,
-                needed: 2
-            }
-        );
+        assert_eq!(absent, SplitError::TooFew { class: 1, found: 0, shots: 1, needed: 2 });
         let huge = split(&examples, 2, usize::MAX, 42).unwrap_err();
-        assert!(matches!(
-            huge,
-            SplitError::TooFew {
-                class: 0,
-                found: 4,
-                ..
-            }
-        ));
+        assert!(matches!(huge, SplitError::TooFew { class: 0, found: 4, .. }));
         assert_eq!(split(&examples, 2, 0, 42), Err(SplitError::NoShots));
-        let unknown = SplitError::UnknownLabel {
-            index: 4,
-            label: 1,
-            classes: 1,
-        };
+        let unknown = SplitError::UnknownLabel { index: 4, label: 1, classes: 1 };
         assert_eq!(split(&examples, 1, 1, 42), Err(unknown));
     }
 }

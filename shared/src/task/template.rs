@@ -103,10 +103,7 @@ impl Template {
         if count(&Segment::Text) == 0 {
             return Err(TemplateError::NoText);
         }
-        Ok(Self {
-            source: source.to_owned(),
-            segments,
-        })
+        Ok(Self { source: source.to_owned(), segments })
     }
 
     /// The template as it was written.
@@ -227,11 +224,7 @@ mod tests {
     use super::*;
 
     fn example(text: &str, pair: Option<&str>) -> Example {
-        Example {
-            text: text.to_owned(),
-            text_pair: pair.map(str::to_owned),
-            label: 0,
-        }
+        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 0 }
     }
 
     fn render(
@@ -272,30 +265,18 @@ mod tests {
             "a fine film  . It was <mask> ."
         );
         let nli = "{text} ? {mask} , {text_pair}";
-        assert_eq!(
-            render(nli, "p", Some("h"), Some("[MASK]")).unwrap(),
-            "p ? [MASK] , h"
-        );
-        assert_eq!(
-            render("{text} 。 总之很{mask} .", "好", None, Some("[M]")).unwrap(),
-            "好 。 总之很[M] ."
-        );
+        assert_eq!(render(nli, "p", Some("h"), Some("[MASK]")).unwrap(), "p ? [MASK] , h");
+        assert_eq!(render("{text} 。 总之很{mask} .", "好", None, Some("[M]")).unwrap(), "好 。 总之很[M] .");
     }
 
     #[test]
     fn the_prompt_renders_to_nothing_and_text_may_repeat() {
-        assert_eq!(
-            render("{prompt}. {text} {text}", "a", None, None).unwrap(),
-            ". a a"
-        );
+        assert_eq!(render("{prompt}. {text} {text}", "a", None, None).unwrap(), ". a a");
     }
 
     #[test]
     fn braces_are_escaped_by_doubling() {
-        assert_eq!(
-            render("{{{text}}} {{mask}}", "a", None, None).unwrap(),
-            "{a} {mask}"
-        );
+        assert_eq!(render("{{{text}}} {{mask}}", "a", None, None).unwrap(), "{a} {mask}");
         assert!(!Template::parse("{text} {{mask}}").unwrap().has_mask());
     }
 
@@ -308,23 +289,11 @@ mod tests {
     fn refuses_wrong_templates_and_says_what_is_right() {
         let unknown = error("{text} {masc}");
         assert!(unknown.contains("{masc}"), "{unknown}");
-        assert!(
-            unknown.contains("{text}, {text_pair}, {mask}, {prompt}"),
-            "{unknown}"
-        );
+        assert!(unknown.contains("{text}, {text_pair}, {mask}, {prompt}"), "{unknown}");
         assert!(unknown.contains("{{ and }}"), "{unknown}");
-        assert_eq!(
-            Template::parse("{text} {mask"),
-            Err(TemplateError::Unclosed { position: 8 })
-        );
-        assert_eq!(
-            Template::parse("é{ {text}"),
-            Err(TemplateError::Unclosed { position: 2 })
-        );
-        assert_eq!(
-            Template::parse("{text} } "),
-            Err(TemplateError::Unopened { position: 8 })
-        );
+        assert_eq!(Template::parse("{text} {mask"), Err(TemplateError::Unclosed { position: 8 }));
+        assert_eq!(Template::parse("é{ {text}"), Err(TemplateError::Unclosed { position: 2 }));
+        assert_eq!(Template::parse("{text} } "), Err(TemplateError::Unopened { position: 8 }));
         let repeated = |name| Err(TemplateError::Repeated { name, count: 2 });
         assert_eq!(Template::parse("{text}{mask}{mask}"), repeated("mask"));
         assert_eq!(Template::parse("{prompt}{text}{prompt}"), repeated("prompt"));
@@ -334,14 +303,8 @@ mod tests {
 
     #[test]
     fn refuses_to_render_what_is_not_there() {
-        assert_eq!(
-            render("{text} {text_pair}", "a", None, None),
-            Err(TemplateError::NoTextPair)
-        );
-        assert_eq!(
-            render("{text} {mask}", "a", None, None),
-            Err(TemplateError::NoMaskToken)
-        );
+        assert_eq!(render("{text} {text_pair}", "a", None, None), Err(TemplateError::NoTextPair));
+        assert_eq!(render("{text} {mask}", "a", None, None), Err(TemplateError::NoMaskToken));
     }
 
     #[test]
@@ -350,36 +313,19 @@ mod tests {
         let json = serde_json::to_string(&template).unwrap();
         assert_eq!(json, r#""{{x}} {text}\n{mask}""#);
         assert_eq!(serde_json::from_str::<Template>(&json).unwrap(), template);
-        let wrong = serde_json::from_str::<Template>(r#""{txt}""#)
-            .unwrap_err()
-            .to_string();
+        let wrong = serde_json::from_str::<Template>(r#""{txt}""#).unwrap_err().to_string();
         assert!(wrong.contains("{txt}"), "{wrong}");
     }
 
     #[test]
     fn any_source_is_parsed_or_refused_and_escaping_brings_any_text_back() {
         use crate::random::{Domain, Stream};
-        let pieces = [
-            "{text}",
-            "{mask}",
-            "{prompt}",
-            "{text_pair}",
-            "{",
-            "}",
-            "{{",
-            "}}",
-            "é",
-            " ",
-            "{x}",
-            "text",
-        ];
+        let pieces =
+            ["{text}", "{mask}", "{prompt}", "{text_pair}", "{", "}", "{{", "}}", "é", " ", "{x}", "text"];
         for round in 0..2000 {
             let mut words = [0; 6];
             Stream::new(1, Domain::Sample, round).fill_words(0, &mut words);
-            let source: String = words
-                .iter()
-                .map(|&word| pieces[word as usize % pieces.len()])
-                .collect();
+            let source: String = words.iter().map(|&word| pieces[word as usize % pieces.len()]).collect();
             if let Ok(template) = Template::parse(&source) {
                 assert_eq!(template.source(), source);
                 template.render(&example("a", Some("b")), Some("m")).unwrap();

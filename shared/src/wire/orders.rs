@@ -31,10 +31,7 @@ fn loss_of(name: &str) -> Result<Loss, WireError> {
 }
 
 fn range_to(range: Range<u32>) -> v1::Range {
-    v1::Range {
-        start: range.start,
-        end: range.end,
-    }
+    v1::Range { start: range.start, end: range.end }
 }
 
 fn range_of(range: v1::Range) -> Range<u32> {
@@ -119,21 +116,13 @@ impl TryFrom<v1::Prepare> for Prepare {
 
 impl From<Example> for v1::Example {
     fn from(example: Example) -> Self {
-        Self {
-            text: example.text,
-            text_pair: example.text_pair,
-            label: example.label,
-        }
+        Self { text: example.text, text_pair: example.text_pair, label: example.label }
     }
 }
 
 impl From<v1::Example> for Example {
     fn from(example: v1::Example) -> Self {
-        Self {
-            text: example.text,
-            text_pair: example.text_pair,
-            label: example.label,
-        }
+        Self { text: example.text, text_pair: example.text_pair, label: example.label }
     }
 }
 
@@ -164,12 +153,7 @@ impl TryFrom<v1::Start> for Start {
 
 impl From<ContextUpdate> for v1::SetContext {
     fn from(update: ContextUpdate) -> Self {
-        Self {
-            run: update.run.0,
-            version: update.version.0,
-            layer: update.layer.0,
-            z: to_bytes(&update.z),
-        }
+        Self { run: update.run.0, version: update.version.0, layer: update.layer.0, z: to_bytes(&update.z) }
     }
 }
 
@@ -189,23 +173,14 @@ impl TryFrom<v1::SetContext> for ContextUpdate {
 impl From<Lease> for v1::Lease {
     fn from(lease: Lease) -> Self {
         let work = match lease.work {
-            Work::Evaluate {
-                layer,
-                candidates,
-                examples,
-            } => v1::lease::Work::Evaluate(v1::Evaluate {
+            Work::Evaluate { layer, candidates, examples } => v1::lease::Work::Evaluate(v1::Evaluate {
                 layer: layer.0,
                 candidates: candidates.iter().map(|z| to_bytes(z)).collect(),
                 examples: Some(range_to(examples)),
             }),
             Work::Score { prompt, examples } => v1::lease::Work::Score(score_to(prompt, examples)),
         };
-        Self {
-            id: lease.id.0,
-            run: lease.run.0,
-            version: lease.version.0,
-            work: Some(work),
-        }
+        Self { id: lease.id.0, run: lease.run.0, version: lease.version.0, work: Some(work) }
     }
 }
 
@@ -221,10 +196,7 @@ fn score_to(prompt: Prompted, examples: ExampleSet) -> v1::Score {
             examples: examples.into_iter().map(Into::into).collect(),
         }),
     };
-    v1::Score {
-        prompted: prompted.into(),
-        examples: Some(examples),
-    }
+    v1::Score { prompted: prompted.into(), examples: Some(examples) }
 }
 
 impl TryFrom<v1::Lease> for Lease {
@@ -257,11 +229,7 @@ pub(super) fn score_of(score: v1::Score) -> Result<Work, WireError> {
         Ok(v1::score::Prompted::Manual) => Prompted::Manual,
         Ok(v1::score::Prompted::Context) => Prompted::Context,
         _ => {
-            return Err(unknown_number(
-                "score.prompted",
-                score.prompted,
-                "1 (manual), 2 (context)",
-            ));
+            return Err(unknown_number("score.prompted", score.prompted, "1 (manual), 2 (context)"));
         }
     };
     let examples = match score.examples.ok_or(WireError::Missing("score.examples"))? {

@@ -29,9 +29,7 @@ impl TryFrom<v1::Report> for Report {
             report::Kind::Ready(ready) => Self::Ready(Box::new(ready.try_into()?)),
             report::Kind::Answer(answer) => Self::Answer(answer.try_into()?),
             report::Kind::Refused(refused) => Self::Refused(refused.try_into()?),
-            report::Kind::Heartbeat(heartbeat) => Self::Heartbeat {
-                progress: heartbeat.progress,
-            },
+            report::Kind::Heartbeat(heartbeat) => Self::Heartbeat { progress: heartbeat.progress },
             report::Kind::Leaving(_) => Self::Leaving,
         })
     }
@@ -76,10 +74,7 @@ impl From<Answer> for v1::Answer {
             predicted: outcome.predicted,
             logits: to_bytes(&outcome.logits),
         });
-        Self {
-            lease: answer.lease.0,
-            outcomes: outcomes.collect(),
-        }
+        Self { lease: answer.lease.0, outcomes: outcomes.collect() }
     }
 }
 
@@ -94,10 +89,7 @@ impl TryFrom<v1::Answer> for Answer {
                 logits: to_numbers("outcome.logits", &outcome.logits)?,
             })
         });
-        Ok(Self {
-            lease: LeaseId(answer.lease),
-            outcomes: outcomes.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { lease: LeaseId(answer.lease), outcomes: outcomes.collect::<Result<_, _>>()? })
     }
 }
 
@@ -118,10 +110,7 @@ impl TryFrom<v1::Refused> for Refused {
         Ok(Self {
             run: RunId(refused.run),
             lease: refused.lease.map(LeaseId),
-            refusal: refused
-                .refusal
-                .ok_or(WireError::Missing("refused.refusal"))?
-                .try_into()?,
+            refusal: refused.refusal.ok_or(WireError::Missing("refused.refusal"))?.try_into()?,
         })
     }
 }
@@ -135,10 +124,7 @@ impl From<Refusal> for v1::Refusal {
             Refusal::Protocol(text) => (Kind::Protocol, text),
             Refusal::Failed(text) => (Kind::Failed, text),
         };
-        Self {
-            kind: kind.into(),
-            message,
-        }
+        Self { kind: kind.into(), message }
     }
 }
 

@@ -13,11 +13,7 @@ use crate::spec::{Init, Injection, ProjectionKind, ReadOut};
 use crate::task::{Example, Loss};
 
 fn example(text: &str, pair: Option<&str>) -> Example {
-    Example {
-        text: text.to_owned(),
-        text_pair: pair.map(str::to_owned),
-        label: 1,
-    }
+    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 1 }
 }
 
 fn prepare() -> Prepare {
@@ -40,14 +36,8 @@ fn prepare() -> Prepare {
 }
 
 fn orders() -> Vec<Order> {
-    let lease = |work| {
-        Order::Lease(Lease {
-            id: LeaseId(9),
-            run: RunId(1),
-            version: ContextVersion(3),
-            work,
-        })
-    };
+    let lease =
+        |work| Order::Lease(Lease { id: LeaseId(9), run: RunId(1), version: ContextVersion(3), work });
     let score = |prompt, examples| lease(Work::Score { prompt, examples });
     let mut orders = vec![
         Order::Start(Start {
@@ -74,16 +64,8 @@ fn orders() -> Vec<Order> {
         Order::Drain,
     ];
     let boxed = |prepare| Order::Prepare(Box::new(prepare));
-    for read_out in [
-        ReadOut::MaskedLm,
-        ReadOut::NextToken,
-        ReadOut::Seq2Seq,
-        ReadOut::Similarity,
-    ] {
-        orders.push(boxed(Prepare {
-            read_out,
-            ..prepare()
-        }));
+    for read_out in [ReadOut::MaskedLm, ReadOut::NextToken, ReadOut::Seq2Seq, ReadOut::Similarity] {
+        orders.push(boxed(Prepare { read_out, ..prepare() }));
     }
     for loss in [Loss::Ce, Loss::Hinge, Loss::Metric] {
         orders.push(boxed(Prepare { loss, ..prepare() }));
@@ -98,13 +80,7 @@ fn orders() -> Vec<Order> {
 }
 
 fn reports() -> Vec<Report> {
-    let refused = |lease, refusal| {
-        Report::Refused(Refused {
-            run: RunId(1),
-            lease,
-            refusal,
-        })
-    };
+    let refused = |lease, refusal| Report::Refused(Refused { run: RunId(1), lease, refusal });
     vec![
         Report::Ready(Box::new(Ready {
             run: RunId(1),
@@ -179,90 +155,40 @@ fn bits_of_a_nan_survive() {
 
 #[test]
 fn a_missing_kind_is_named() {
-    assert_eq!(
-        Order::try_from(v1::Order { kind: None }),
-        Err(WireError::Missing("order.kind"))
-    );
-    assert_eq!(
-        Report::try_from(v1::Report { kind: None }),
-        Err(WireError::Missing("report.kind"))
-    );
-    let lease = v1::Lease {
-        work: None,
-        ..Default::default()
-    };
+    assert_eq!(Order::try_from(v1::Order { kind: None }), Err(WireError::Missing("order.kind")));
+    assert_eq!(Report::try_from(v1::Report { kind: None }), Err(WireError::Missing("report.kind")));
+    let lease = v1::Lease { work: None, ..Default::default() };
     assert_eq!(Lease::try_from(lease), Err(WireError::Missing("lease.work")));
-    let score = v1::Score {
-        prompted: 1,
-        examples: None,
-    };
+    let score = v1::Score { prompted: 1, examples: None };
     assert_eq!(score_of(score), Err(WireError::Missing("score.examples")));
 }
 
 #[test]
 fn half_a_number_is_refused() {
-    let update = v1::SetContext {
-        z: vec![0; 7],
-        ..Default::default()
-    };
+    let update = v1::SetContext { z: vec![0; 7], ..Default::default() };
     let error = ContextUpdate::try_from(update).unwrap_err();
-    assert_eq!(
-        error,
-        WireError::Torn {
-            field: "set_context.z",
-            bytes: 7
-        }
-    );
-    assert_eq!(
-        error.to_string(),
-        "set_context.z holds 7 bytes, which is no whole number of f32"
-    );
+    assert_eq!(error, WireError::Torn { field: "set_context.z", bytes: 7 });
+    assert_eq!(error.to_string(), "set_context.z holds 7 bytes, which is no whole number of f32");
 }
 
 #[test]
 fn unknown_names_say_which_are_known() {
-    let sent = v1::Prepare {
-        loss: "mse".to_owned(),
-        ..prepare().into()
-    };
+    let sent = v1::Prepare { loss: "mse".to_owned(), ..prepare().into() };
     let error = Prepare::try_from(sent).unwrap_err().to_string();
     assert_eq!(error, "prepare.loss: \"mse\" is none of: ce, hinge, metric");
-    let sent = v1::Prepare {
-        read_out: "magic".to_owned(),
-        ..prepare().into()
-    };
+    let sent = v1::Prepare { read_out: "magic".to_owned(), ..prepare().into() };
     let error = Prepare::try_from(sent).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "prepare.read_out: \"magic\" is none of: masked-lm, next-token, seq2seq, similarity"
-    );
-    let error = score_of(v1::Score {
-        prompted: 0,
-        examples: None,
-    })
-    .unwrap_err()
-    .to_string();
+    assert_eq!(error, "prepare.read_out: \"magic\" is none of: masked-lm, next-token, seq2seq, similarity");
+    let error = score_of(v1::Score { prompted: 0, examples: None }).unwrap_err().to_string();
     assert_eq!(error, "score.prompted: 0 is none of: 1 (manual), 2 (context)");
-    let refusal = v1::Refusal {
-        kind: 17,
-        message: String::new(),
-    };
-    assert!(
-        Refusal::try_from(refusal)
-            .unwrap_err()
-            .to_string()
-            .contains("4 (failed)")
-    );
+    let refusal = v1::Refusal { kind: 17, message: String::new() };
+    assert!(Refusal::try_from(refusal).unwrap_err().to_string().contains("4 (failed)"));
 }
 
 #[test]
 fn the_handshake_is_no_part_of_the_conversation() {
-    let welcome = v1::Order {
-        kind: Some(order::Kind::Welcome(v1::Welcome::default())),
-    };
+    let welcome = v1::Order { kind: Some(order::Kind::Welcome(v1::Welcome::default())) };
     assert_eq!(Order::try_from(welcome), Err(WireError::Unexpected("welcome")));
-    let hello = v1::Report {
-        kind: Some(report::Kind::Hello(v1::Hello::default())),
-    };
+    let hello = v1::Report { kind: Some(report::Kind::Hello(v1::Hello::default())) };
     assert_eq!(Report::try_from(hello), Err(WireError::Unexpected("hello")));
 }

@@ -21,13 +21,7 @@ impl Table {
         let prepared = |link: &&Link| link.runs.get(&id).is_some_and(|prepared| prepared.ready);
         let evaluators = self.links.values().filter(prepared).count();
         let run = self.run(id)?;
-        let bare = matches!(
-            task,
-            Task::Score {
-                prompt: Prompted::Manual,
-                ..
-            }
-        );
+        let bare = matches!(task, Task::Score { prompt: Prompted::Manual, .. });
         if !bare && run.context().is_none() {
             return Err(Refusal::Failed(format!("{id} has no context yet")));
         }
@@ -50,17 +44,11 @@ impl Table {
 
     pub(super) fn answer(&mut self, now: Instant, id: EvaluatorId, answer: Answer) {
         let Some(held) = self.leases.get(&answer.lease).filter(|held| held.evaluator == id) else {
-            return self.drop_failed(
-                id,
-                &format!("it answered {}, which it does not hold", answer.lease),
-            );
+            return self.drop_failed(id, &format!("it answered {}, which it does not hold", answer.lease));
         };
         let took = now.saturating_duration_since(held.since);
         let (job, part) = (held.job, held.part);
-        let taken = self
-            .jobs
-            .get_mut(&job)
-            .map_or(Ok(()), |job| job.take(part, id, took, answer.outcomes));
+        let taken = self.jobs.get_mut(&job).map_or(Ok(()), |job| job.take(part, id, took, answer.outcomes));
         if let Err(problem) = taken {
             return self.drop_failed(id, &problem);
         }
@@ -85,11 +73,7 @@ impl Table {
                 }
                 self.drop_failed(id, &why);
                 let limit = self.settings.max_failures;
-                if self
-                    .runs
-                    .get_mut(&refused.run)
-                    .is_some_and(|run| run.failed_once_more() >= limit)
-                {
+                if self.runs.get_mut(&refused.run).is_some_and(|run| run.failed_once_more() >= limit) {
                     self.fail_run(refused.run, &Refusal::Failed(why));
                 }
             }
@@ -116,10 +100,7 @@ impl Table {
             && let Some(job) = self.jobs.remove(&id)
         {
             let evaluators = job.evaluators.len();
-            let collected = Collected {
-                outcomes: job.outcomes(),
-                evaluators,
-            };
+            let collected = Collected { outcomes: job.outcomes(), evaluators };
             self.actions.push(Action::Ended(id, Ok(collected)));
         }
     }
@@ -130,10 +111,7 @@ impl Table {
             return;
         }
         for depth in 0..self.settings.credit {
-            let links = self
-                .links
-                .iter()
-                .filter(|(_, link)| link.in_flight.len() == depth);
+            let links = self.links.iter().filter(|(_, link)| link.in_flight.len() == depth);
             for id in links.map(|(id, _)| *id).collect::<Vec<_>>() {
                 if let Some((job, part)) = self.waiting_for(id) {
                     self.lease(now, id, job, part);
@@ -152,19 +130,10 @@ impl Table {
     fn jobs_for(&self, id: EvaluatorId) -> impl Iterator<Item = (JobId, &Job)> {
         let link = self.links.get(&id);
         let may = move |job: &Job| {
-            let ready = link
-                .and_then(|link| link.runs.get(&job.run))
-                .is_some_and(|prepared| prepared.ready);
-            ready
-                && self
-                    .runs
-                    .get(&job.run)
-                    .is_some_and(|run| run.version() == job.version)
+            let ready = link.and_then(|link| link.runs.get(&job.run)).is_some_and(|prepared| prepared.ready);
+            ready && self.runs.get(&job.run).is_some_and(|run| run.version() == job.version)
         };
-        self.jobs
-            .iter()
-            .filter(move |(_, job)| may(job))
-            .map(|(id, job)| (*id, job))
+        self.jobs.iter().filter(move |(_, job)| may(job)).map(|(id, job)| (*id, job))
     }
 
     /// The first part in the queue that this evaluator does not hold already.
@@ -187,29 +156,24 @@ impl Table {
 
     /// The oldest lease of another evaluator that has taken twice as long as any that was answered.
     fn slow_for(&self, now: Instant, id: EvaluatorId) -> Option<(JobId, usize)> {
-        self.jobs_for(id)
-            .filter(|(_, job)| job.queue.is_empty())
-            .find_map(|(job_id, job)| {
-                let patience = job.slowest? * 2 + self.settings.patience;
-                let since = |part: &Part| {
-                    let [lease] = part.holders.iter().collect::<Vec<_>>()[..] else {
-                        return None;
-                    };
-                    let held = self.leases.get(lease)?;
-                    (held.evaluator != id && now.saturating_duration_since(held.since) >= patience)
-                        .then_some(held.since)
+        self.jobs_for(id).filter(|(_, job)| job.queue.is_empty()).find_map(|(job_id, job)| {
+            let patience = job.slowest? * 2 + self.settings.patience;
+            let since = |part: &Part| {
+                let [lease] = part.holders.iter().collect::<Vec<_>>()[..] else {
+                    return None;
                 };
-                let open = job.parts.iter().enumerate().filter(|(_, part)| !part.done);
-                let slow = open.filter_map(|(index, part)| since(part).map(|since| (since, index)));
-                slow.min().map(|(_, index)| (job_id, index))
-            })
+                let held = self.leases.get(lease)?;
+                (held.evaluator != id && now.saturating_duration_since(held.since) >= patience)
+                    .then_some(held.since)
+            };
+            let open = job.parts.iter().enumerate().filter(|(_, part)| !part.done);
+            let slow = open.filter_map(|(index, part)| since(part).map(|since| (since, index)));
+            slow.min().map(|(_, index)| (job_id, index))
+        })
     }
 
     fn holds(&self, id: EvaluatorId, holders: &BTreeSet<LeaseId>) -> bool {
-        holders
-            .iter()
-            .filter_map(|lease| self.leases.get(lease))
-            .any(|held| held.evaluator == id)
+        holders.iter().filter_map(|lease| self.leases.get(lease)).any(|held| held.evaluator == id)
     }
 
     fn lease(&mut self, now: Instant, evaluator: EvaluatorId, job_id: JobId, index: usize) {
@@ -224,20 +188,9 @@ impl Table {
         };
         part.holders.insert(lease);
         let Some(part) = job.parts.get(index) else { return };
-        let order = Lease {
-            id: lease,
-            run,
-            version: job.version,
-            work: job.work(part),
-        };
+        let order = Lease { id: lease, run, version: job.version, work: job.work(part) };
         self.bring_up_to_date(run, evaluator);
-        let held = Held {
-            evaluator,
-            job: job_id,
-            part: index,
-            since: now,
-            timed_out: false,
-        };
+        let held = Held { evaluator, job: job_id, part: index, since: now, timed_out: false };
         self.leases.insert(lease, held);
         if let Some(link) = self.links.get_mut(&evaluator) {
             link.in_flight.insert(lease);

@@ -19,10 +19,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn settings() -> Settings {
-    Settings {
-        lease_timeout: seconds(60),
-        ..Settings::default()
-    }
+    Settings { lease_timeout: seconds(60), ..Settings::default() }
 }
 
 fn model(weights: &str) -> ModelIdentity {
@@ -49,11 +46,7 @@ fn hello(weights: &str) -> Hello {
 }
 
 fn prepare() -> Prepare {
-    let example = |i: usize| Example {
-        text: format!("text {i}"),
-        text_pair: None,
-        label: 0,
-    };
+    let example = |i: usize| Example { text: format!("text {i}"), text_pair: None, label: 0 };
     Prepare {
         run: RUN,
         read_out: ReadOut::MaskedLm,
@@ -104,36 +97,24 @@ fn update(version: u64) -> ContextUpdate {
 }
 
 fn generation(candidates: usize) -> Task {
-    Task::Evaluate {
-        layer: Layer(0),
-        candidates: (0..candidates).map(|c| vec![c as f32; DIM]).collect(),
-    }
+    Task::Evaluate { layer: Layer(0), candidates: (0..candidates).map(|c| vec![c as f32; DIM]).collect() }
 }
 
 /// What an honest evaluator answers: a loss that tells candidate, example and context apart.
 fn outcomes(lease: &Lease) -> Vec<Outcome> {
     let version = lease.version.0 as f32 / 8.0;
     match &lease.work {
-        Work::Evaluate {
-            candidates, examples, ..
-        } => candidates
+        Work::Evaluate { candidates, examples, .. } => candidates
             .iter()
             .map(|z| Outcome {
-                losses: examples
-                    .clone()
-                    .map(|e| z[0] * 100.0 + e as f32 + version)
-                    .collect(),
+                losses: examples.clone().map(|e| z[0] * 100.0 + e as f32 + version).collect(),
                 predicted: examples.clone().map(|e| e % 2).collect(),
                 logits: Vec::new(),
             })
             .collect(),
         Work::Score { examples, .. } => {
             let n = examples.len();
-            vec![Outcome {
-                losses: vec![version; n],
-                predicted: vec![1; n],
-                logits: vec![0.5; 2 * n],
-            }]
+            vec![Outcome { losses: vec![version; n], predicted: vec![1; n], logits: vec![0.5; 2 * n] }]
         }
     }
 }
@@ -186,10 +167,7 @@ impl World {
     }
 
     fn offer(&mut self, version: u64, task: Task) -> JobId {
-        let job = self
-            .table
-            .offer(self.now, RUN, ContextVersion(version), task)
-            .unwrap();
+        let job = self.table.offer(self.now, RUN, ContextVersion(version), task).unwrap();
         self.settle();
         job
     }
@@ -200,8 +178,7 @@ impl World {
         while self.now < end {
             self.now += seconds(1).min(end - self.now);
             for id in alive {
-                self.table
-                    .report(self.now, *id, Report::Heartbeat { progress: 0 });
+                self.table.report(self.now, *id, Report::Heartbeat { progress: 0 });
             }
             self.table.tick(self.now);
             self.settle();
@@ -222,10 +199,7 @@ impl World {
             }
         }
         for link in self.table.links.values() {
-            assert!(
-                link.in_flight.len() <= self.table.settings.credit,
-                "credit exceeded"
-            );
+            assert!(link.in_flight.len() <= self.table.settings.credit, "credit exceeded");
         }
     }
 
@@ -236,24 +210,11 @@ impl World {
     }
 
     fn answer(&mut self, id: EvaluatorId, lease: &Lease) {
-        self.report(
-            id,
-            Report::Answer(Answer {
-                lease: lease.id,
-                outcomes: outcomes(lease),
-            }),
-        );
+        self.report(id, Report::Answer(Answer { lease: lease.id, outcomes: outcomes(lease) }));
     }
 
     fn refuse(&mut self, id: EvaluatorId, lease: Option<LeaseId>, refusal: Refusal) {
-        self.report(
-            id,
-            Report::Refused(Refused {
-                run: RUN,
-                lease,
-                refusal,
-            }),
-        );
+        self.report(id, Report::Refused(Refused { run: RUN, lease, refusal }));
     }
 
     /// Everybody who still holds a lease answers.
@@ -273,28 +234,18 @@ impl World {
             Order::Forget(_) => 'F',
             Order::Drain => 'D',
         };
-        self.orders
-            .iter()
-            .filter(|(to, _)| *to == id)
-            .map(|(_, order)| kind(order))
-            .collect()
+        self.orders.iter().filter(|(to, _)| *to == id).map(|(_, order)| kind(order)).collect()
     }
 }
 
 /// What a generation of `candidates` under `version` must give, whoever works.
 fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
-    let Task::Evaluate { layer, candidates } = generation(candidates) else {
-        unreachable!()
-    };
+    let Task::Evaluate { layer, candidates } = generation(candidates) else { unreachable!() };
     outcomes(&Lease {
         id: LeaseId(0),
         run: RUN,
         version: ContextVersion(version),
-        work: Work::Evaluate {
-            layer,
-            candidates,
-            examples: 0..EXAMPLES as u32,
-        },
+        work: Work::Evaluate { layer, candidates, examples: 0..EXAMPLES as u32 },
     })
 }
 
@@ -305,28 +256,13 @@ fn failed(text: &str) -> Refusal {
 #[test]
 fn a_generation_comes_back_whole_and_in_order() {
     let (mut world, ids) = World::with(3);
-    assert_eq!(
-        world.begun,
-        [Ok(Begun {
-            ready: found(),
-            model: model("m")
-        })]
-    );
+    assert_eq!(world.begun, [Ok(Begun { ready: found(), model: model("m") })]);
     let job = world.offer(0, generation(6));
     let held: Vec<EvaluatorId> = world.leases.iter().map(|(id, _)| *id).collect();
     assert_eq!(held, ids);
     world.leases.reverse();
     world.answer_all();
-    assert_eq!(
-        world.ended,
-        [(
-            job,
-            Ok(Collected {
-                outcomes: expected(6, 0),
-                evaluators: 3
-            })
-        )]
-    );
+    assert_eq!(world.ended, [(job, Ok(Collected { outcomes: expected(6, 0), evaluators: 3 }))]);
 }
 
 #[test]
@@ -338,13 +274,7 @@ fn work_of_a_lost_evaluator_goes_to_another() {
     world.leases.retain(|(id, _)| *id != ids[0]);
     assert_eq!(world.leases.len(), 2);
     world.answer_all();
-    assert_eq!(
-        world.ended[0].1,
-        Ok(Collected {
-            outcomes: expected(4, 0),
-            evaluators: 1
-        })
-    );
+    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1 }));
 }
 
 #[test]
@@ -366,11 +296,7 @@ fn a_late_answer_counts_when_it_is_the_first() {
     world.answer_all();
     assert_eq!(world.ended.len(), 1);
     assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(4, 0));
-    assert!(
-        world.closed.is_empty(),
-        "answers that came second are no offence: {:?}",
-        world.closed
-    );
+    assert!(world.closed.is_empty(), "answers that came second are no offence: {:?}", world.closed);
 }
 
 #[test]
@@ -381,23 +307,13 @@ fn the_idle_duplicate_the_slowest_lease() {
     let quick = world.lease_of(ids[0]).unwrap();
     world.answer(ids[0], &quick);
     world.pass(seconds(1), &ids);
-    assert_eq!(
-        world.lease_of(ids[0]),
-        None,
-        "not before twice the slowest answer"
-    );
+    assert_eq!(world.lease_of(ids[0]), None, "not before twice the slowest answer");
     world.pass(seconds(2), &ids);
     let duplicate = world.lease_of(ids[0]).unwrap();
     let original = world.lease_of(ids[1]).unwrap();
     assert_eq!(duplicate.work, original.work);
     world.answer(ids[0], &duplicate);
-    assert_eq!(
-        world.ended[0].1,
-        Ok(Collected {
-            outcomes: expected(4, 0),
-            evaluators: 1
-        })
-    );
+    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1 }));
     world.answer(ids[1], &original);
     assert!(world.closed.is_empty() && world.ended.len() == 1);
     assert!(world.table.leases.is_empty());
@@ -420,13 +336,7 @@ fn credit_bounds_what_one_evaluator_holds() {
 #[test]
 fn a_failed_lease_is_tried_elsewhere_and_not_for_ever() {
     let (mut world, ids) = World::with(2);
-    world.offer(
-        0,
-        Task::Score {
-            prompt: Prompted::Manual,
-            examples: ExampleSet::Dev(0..1),
-        },
-    );
+    world.offer(0, Task::Score { prompt: Prompted::Manual, examples: ExampleSet::Dev(0..1) });
     let mut tried = Vec::new();
     while let Some((id, lease)) = world.leases.pop() {
         tried.push(id);
@@ -446,24 +356,14 @@ fn five_failures_of_the_same_work_end_the_run() {
     }
     let reason = failed("the same work failed 5 times, the last time: out of memory");
     assert_eq!(world.ended[0].1, Err(reason.clone()));
-    assert_eq!(
-        world
-            .table
-            .offer(world.now, RUN, ContextVersion(0), generation(1)),
-        Err(reason)
-    );
+    assert_eq!(world.table.offer(world.now, RUN, ContextVersion(0), generation(1)), Err(reason));
 }
 
 #[test]
 fn another_model_is_refused_naming_both() {
     let (mut world, _) = World::with(1);
-    let Err(Refusal::Model(text)) = world.join("other") else {
-        panic!("joined with another model")
-    };
-    assert!(
-        text.contains("weights m,") && text.contains("weights other,"),
-        "{text}"
-    );
+    let Err(Refusal::Model(text)) = world.join("other") else { panic!("joined with another model") };
+    assert!(text.contains("weights m,") && text.contains("weights other,"), "{text}");
 }
 
 #[test]
@@ -505,14 +405,8 @@ fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
 #[test]
 fn another_protocol_is_refused() {
     let mut world = World::new(settings());
-    let old = Hello {
-        protocol: 0,
-        ..hello("m")
-    };
-    assert!(matches!(
-        world.table.join(world.now, old, false),
-        Err(Refusal::Protocol(_))
-    ));
+    let old = Hello { protocol: 0, ..hello("m") };
+    assert!(matches!(world.table.join(world.now, old, false), Err(Refusal::Protocol(_))));
 }
 
 #[test]
@@ -528,10 +422,7 @@ fn a_late_joiner_gets_the_run_the_context_and_then_leases() {
         _ => None,
     });
     let start = start.unwrap();
-    assert_eq!(
-        (start.version, &start.context[0]),
-        (ContextVersion(1), &vec![1.0; DIM])
-    );
+    assert_eq!((start.version, &start.context[0]), (ContextVersion(1), &vec![1.0; DIM]));
 }
 
 #[test]
@@ -557,23 +448,13 @@ fn work_for_the_next_context_waits_for_it() {
 fn evaluators_that_find_other_statistics_are_refused() {
     let (mut world, _) = World::with(1);
     let odd = world.table.join(world.now, hello("m"), false).unwrap();
-    let other = Ready {
-        layer_stds: vec![0.5, 0.250_000_1],
-        ..found()
-    };
+    let other = Ready { layer_stds: vec![0.5, 0.250_000_1], ..found() };
     world.report(odd, Report::Ready(Box::new(other.clone())));
     assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == odd));
-    let gpu = Hello {
-        device: "cuda:0".to_owned(),
-        ..hello("m")
-    };
+    let gpu = Hello { device: "cuda:0".to_owned(), ..hello("m") };
     let gpu = world.table.join(world.now, gpu, false).unwrap();
     world.report(gpu, Report::Ready(Box::new(other)));
-    assert_eq!(
-        world.closed.len(),
-        1,
-        "another kind of device may round otherwise"
-    );
+    assert_eq!(world.closed.len(), 1, "another kind of device may round otherwise");
 }
 
 #[test]
@@ -581,17 +462,8 @@ fn an_answer_of_the_wrong_shape_costs_the_evaluator() {
     let (mut world, ids) = World::with(2);
     world.offer(0, generation(2));
     let lease = world.lease_of(ids[0]).unwrap();
-    world.report(
-        ids[0],
-        Report::Answer(Answer {
-            lease: lease.id,
-            outcomes: Vec::new(),
-        }),
-    );
-    assert_eq!(
-        world.closed,
-        [(ids[0], Some(failed("an answer with 0 outcomes, 1 expected")))]
-    );
+    world.report(ids[0], Report::Answer(Answer { lease: lease.id, outcomes: Vec::new() }));
+    assert_eq!(world.closed, [(ids[0], Some(failed("an answer with 0 outcomes, 1 expected")))]);
     world.answer_all();
     assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(2, 0));
 }
@@ -637,12 +509,7 @@ fn an_ended_run_is_forgotten() {
     world.table.end(RUN);
     world.settle();
     assert_eq!(world.kinds(ids[0]), "PSF");
-    assert!(
-        world
-            .table
-            .offer(world.now, RUN, ContextVersion(0), generation(1))
-            .is_err()
-    );
+    assert!(world.table.offer(world.now, RUN, ContextVersion(0), generation(1)).is_err());
     assert!(world.join("other").is_ok());
 }
 
@@ -650,29 +517,14 @@ fn an_ended_run_is_forgotten() {
 fn scores_are_cut_over_evaluators_and_put_together() {
     let (mut world, _) = World::with(2);
     let examples = ExampleSet::Inline((0..200).map(|_| prepare().train[0].clone()).collect());
-    world.offer(
-        0,
-        Task::Score {
-            prompt: Prompted::Manual,
-            examples,
-        },
-    );
+    world.offer(0, Task::Score { prompt: Prompted::Manual, examples });
     world.answer_all();
     let collected = world.ended[0].1.as_ref().unwrap();
     assert_eq!(collected.outcomes[0].losses.len(), 200);
     assert_eq!(collected.outcomes[0].logits.len(), 400);
-    world.offer(
-        0,
-        Task::Score {
-            prompt: Prompted::Context,
-            examples: ExampleSet::Dev(1..3),
-        },
-    );
+    world.offer(0, Task::Score { prompt: Prompted::Context, examples: ExampleSet::Dev(1..3) });
     let ranges: Vec<&Work> = world.leases.iter().map(|(_, lease)| &lease.work).collect();
-    let dev = |range| Work::Score {
-        prompt: Prompted::Context,
-        examples: ExampleSet::Dev(range),
-    };
+    let dev = |range| Work::Score { prompt: Prompted::Context, examples: ExampleSet::Dev(range) };
     assert_eq!(ranges, [&dev(1..2), &dev(2..3)]);
 }
 
@@ -680,24 +532,10 @@ fn scores_are_cut_over_evaluators_and_put_together() {
 fn nothing_asked_is_answered_at_once() {
     let (mut world, _) = World::with(0);
     world.join("m").unwrap();
-    world.offer(
-        0,
-        Task::Score {
-            prompt: Prompted::Manual,
-            examples: ExampleSet::Inline(Vec::new()),
-        },
-    );
+    world.offer(0, Task::Score { prompt: Prompted::Manual, examples: ExampleSet::Inline(Vec::new()) });
     assert!(world.ended[0].1.is_ok());
-    let beyond = Task::Score {
-        prompt: Prompted::Manual,
-        examples: ExampleSet::Dev(0..99),
-    };
-    assert!(
-        world
-            .table
-            .offer(world.now, RUN, ContextVersion(0), beyond)
-            .is_err()
-    );
+    let beyond = Task::Score { prompt: Prompted::Manual, examples: ExampleSet::Dev(0..99) };
+    assert!(world.table.offer(world.now, RUN, ContextVersion(0), beyond).is_err());
 }
 
 /// A small generator: the schedule must be the same on every machine.
@@ -705,10 +543,7 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % sides as u64) as usize
     }
 }
@@ -756,20 +591,12 @@ fn every_generation_completes_with_the_same_results_whatever_happens() {
             }
             let (ended, collected) = world.ended.remove(0);
             assert_eq!(ended, job);
-            assert_eq!(
-                collected.unwrap().outcomes,
-                expected(candidates, version),
-                "seed {seed}"
-            );
+            assert_eq!(collected.unwrap().outcomes, expected(candidates, version), "seed {seed}");
             assert!(world.ended.is_empty());
             world.table.set_context(world.now, update(version + 1)).unwrap();
             world.settle();
         }
         let held: usize = world.table.links.values().map(|link| link.in_flight.len()).sum();
-        assert_eq!(
-            held,
-            world.table.leases.len(),
-            "seed {seed}: leases and links disagree"
-        );
+        assert_eq!(held, world.table.leases.len(), "seed {seed}: leases and links disagree");
     }
 }

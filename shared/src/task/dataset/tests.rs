@@ -11,21 +11,14 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Example>, DatasetError> {
 }
 
 fn one(text: &str, pair: Option<&str>, label: u32) -> Example {
-    Example {
-        text: text.to_owned(),
-        text_pair: pair.map(str::to_owned),
-        label,
-    }
+    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label }
 }
 
 /// The line and the problem of the row that is wrong.
 fn problem(name: &str, bytes: &[u8]) -> (usize, RowProblem) {
     match read_bytes(name, bytes) {
         Err(DatasetError::Row { line, problem, .. }) => (line, problem),
-        other => panic!(
-            "expected a wrong row in {:?}: {other:?}",
-            String::from_utf8_lossy(bytes)
-        ),
+        other => panic!("expected a wrong row in {:?}: {other:?}", String::from_utf8_lossy(bytes)),
     }
 }
 
@@ -47,32 +40,20 @@ fn reads_csv_and_tsv_in_any_column_order() {
         [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]
     );
     let tsv = "text\tlabel\na, \"b\"\t1\n";
-    assert_eq!(
-        read_bytes("t.tsv", tsv.as_bytes()).unwrap(),
-        [one("a, \"b\"", None, 1)]
-    );
+    assert_eq!(read_bytes("t.tsv", tsv.as_bytes()).unwrap(), [one("a, \"b\"", None, 1)]);
 }
 
 #[test]
 fn wrong_json_rows_are_named_by_line() {
     let good = "{\"text\":\"a\",\"label\":0}\n";
     let second = |row: &[u8]| {
-        let (line, problem) = problem(
-            "t.jsonl",
-            &[good.as_bytes(), row, b"\n", good.as_bytes()].concat(),
-        );
+        let (line, problem) = problem("t.jsonl", &[good.as_bytes(), row, b"\n", good.as_bytes()].concat());
         assert_eq!(line, 2);
         problem
     };
-    let label = |found: &str| RowProblem::Label {
-        found: found.to_owned(),
-        classes: 2,
-    };
+    let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
     assert_eq!(second(br#"{"text":"a"}"#), RowProblem::Missing { field: "label" });
-    assert_eq!(
-        second(br#"{"text":"a","label":null}"#),
-        RowProblem::Missing { field: "label" }
-    );
+    assert_eq!(second(br#"{"text":"a","label":null}"#), RowProblem::Missing { field: "label" });
     assert_eq!(second(br#"{"text":"a","label":2}"#), label("2"));
     assert_eq!(second(br#"{"text":"a","label":-1}"#), label("-1"));
     assert_eq!(second(br#"{"text":"a","label":1.0}"#), label("1.0"));
@@ -82,15 +63,9 @@ fn wrong_json_rows_are_named_by_line() {
     assert_eq!(second(br#"{"text":" ","label":1}"#), RowProblem::EmptyText);
     let not_text = |field, found| RowProblem::NotText { field, found };
     assert_eq!(second(br#"{"text":3,"label":1}"#), not_text("text", "a number"));
-    assert_eq!(
-        second(br#"{"text":"a","text_pair":[],"label":1}"#),
-        not_text("text_pair", "an array")
-    );
+    assert_eq!(second(br#"{"text":"a","text_pair":[],"label":1}"#), not_text("text_pair", "an array"));
     assert_eq!(second(b"[1]"), RowProblem::NotObject { found: "an array" });
-    assert_eq!(
-        second(b"{\"text\":\"\xff\",\"label\":1}"),
-        RowProblem::Utf8 { byte: 10 }
-    );
+    assert_eq!(second(b"{\"text\":\"\xff\",\"label\":1}"), RowProblem::Utf8 { byte: 10 });
     let cut = second(br#"{"text":"a","label":"#);
     assert!(
         matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")),
@@ -108,53 +83,29 @@ fn wrong_table_rows_are_named_by_line() {
             assert_eq!(line, 5, "{file:?}");
             problem
         };
-        let label = |found: &str| RowProblem::Label {
-            found: found.to_owned(),
-            classes: 2,
-        };
+        let label = |found: &str| RowProblem::Label { found: found.to_owned(), classes: 2 };
         assert_eq!(fifth("a"), RowProblem::Missing { field: "label" });
         assert_eq!(fifth("a,"), RowProblem::Missing { field: "label" });
         assert_eq!(fifth("a,2"), label("\"2\""));
         assert_eq!(fifth("a,-1"), label("\"-1\""));
         assert_eq!(fifth("a,great"), label("\"great\""));
         assert_eq!(fifth(",1"), RowProblem::EmptyText);
-        assert_eq!(
-            fifth("a, b,1"),
-            RowProblem::TooManyFields {
-                found: 3,
-                expected: 2
-            }
-        );
+        assert_eq!(fifth("a, b,1"), RowProblem::TooManyFields { found: 3, expected: 2 });
     }
-    assert_eq!(
-        problem("t.csv", b"text,label\n\xff,1\n"),
-        (2, RowProblem::Utf8 { byte: 1 })
-    );
-    assert_eq!(
-        problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"),
-        (3, RowProblem::OpenQuote)
-    );
+    assert_eq!(problem("t.csv", b"text,label\n\xff,1\n"), (2, RowProblem::Utf8 { byte: 1 }));
+    assert_eq!(problem("t.tsv", b"text\tlabel\na\t1\n\"b\t1\nc\t0\n"), (3, RowProblem::OpenQuote));
 }
 
 #[test]
 fn wrong_files_are_named() {
     let error = |name: &str, bytes: &[u8]| read_bytes(name, bytes).unwrap_err().to_string();
-    for (name, bytes) in [
-        ("t.jsonl", &b"\n\n"[..]),
-        ("t.jsonl", b""),
-        ("t.csv", b""),
-        ("t.csv", b"text,label\n"),
-    ] {
-        assert!(
-            error(name, bytes).ends_with("holds no examples"),
-            "{name} {bytes:?}"
-        );
+    for (name, bytes) in
+        [("t.jsonl", &b"\n\n"[..]), ("t.jsonl", b""), ("t.csv", b""), ("t.csv", b"text,label\n")]
+    {
+        assert!(error(name, bytes).ends_with("holds no examples"), "{name} {bytes:?}");
     }
     let column = error("t.csv", b"sentence,label\na,1\n");
-    assert!(
-        column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"),
-        "{column}"
-    );
+    assert!(column.contains("t.csv:1: no column \"text\"") && column.contains("sentence, label"), "{column}");
     assert!(error("t.tsv", b"text,label\na,1\n").contains("no column \"text\""));
     assert!(error("t.csv", b"text\na\n").contains("no column \"label\""));
     assert!(error("t.txt", b"").contains(".jsonl (JSON Lines), .csv or .tsv"));
@@ -165,9 +116,7 @@ fn wrong_files_are_named() {
 
 #[test]
 fn messages_say_what_would_be_right() {
-    let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#)
-        .unwrap_err()
-        .to_string();
+    let label = read_bytes("t.jsonl", br#"{"text":"a","label":5}"#).unwrap_err().to_string();
     assert!(
         label.ends_with(
             "t.jsonl:1: label 5 is none of this task's 2 classes; labels are integers from 0 to 1"
@@ -181,10 +130,7 @@ fn an_example_comes_back_from_json_and_bincode() {
     for example in [one("a", None, 1), one("a", Some("b"), 0)] {
         let json = serde_json::to_string(&example).unwrap();
         assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), example);
-        assert_eq!(
-            read_bytes("t.jsonl", json.as_bytes()).unwrap(),
-            std::slice::from_ref(&example)
-        );
+        assert_eq!(read_bytes("t.jsonl", json.as_bytes()).unwrap(), std::slice::from_ref(&example));
         let bytes = bincode::serde::encode_to_vec(&example, standard).unwrap();
         let (back, _): (Example, _) = bincode::serde::decode_from_slice(&bytes, standard).unwrap();
         assert_eq!(back, example);
@@ -210,10 +156,7 @@ fn damaged_files_are_read_or_refused_at_a_line_they_have() {
             "t.jsonl",
             b"{\"text\":\"a \\u00e9\",\"label\":0}\r\n{\"text\":\"b\",\"text_pair\":\"c\",\"label\":1}\n",
         ),
-        (
-            "t.csv",
-            b"label,text,text_pair\n1,\"a, \"\"b\"\"\nc\",x\r\n0,d,e\n",
-        ),
+        ("t.csv", b"label,text,text_pair\n1,\"a, \"\"b\"\"\nc\",x\r\n0,d,e\n"),
         ("t.tsv", b"text\tlabel\na, \"b\"\t1\n\"c\"\t0\n"),
     ];
     let (mut read_well, mut refused) = (0, 0);
@@ -243,8 +186,5 @@ fn damaged_files_are_read_or_refused_at_a_line_they_have() {
             }
         }
     }
-    assert!(
-        read_well > 500 && refused > 500,
-        "{read_well} read, {refused} refused"
-    );
+    assert!(read_well > 500 && refused > 500, "{read_well} read, {refused} refused");
 }
