@@ -207,15 +207,10 @@ fn status_from_the_coordinator() {
     assert!(waiting["runs"][0]["state"].as_str().is_some_and(|state| state.contains("waiting")), "{waiting}");
     let evaluator = Process::start(&mut evaluator(&case, &coordinator.url(), "helper"));
     let folder = case.path("run");
-    until("the run to begin", || {
-        (generations_done(&folder) >= 2).then_some(())
-    });
+    until("the run to begin", || (generations_done(&folder) >= 2).then_some(()));
     let running = until("an answer that the status knows of", || {
         let status = coordinator.status(&case);
-        status["evaluators"][0]["answered"]
-            .as_u64()
-            .is_some_and(|answered| answered > 0)
-            .then_some(status)
+        status["evaluators"][0]["answered"].as_u64().is_some_and(|answered| answered > 0).then_some(status)
     });
     assert!(generations_done(&folder) < case.generations(), "too late to ask");
     let run_status = &running["runs"][0];

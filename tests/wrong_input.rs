@@ -170,21 +170,9 @@ fn label_words() {
         &["--set", r#"task.words=["bad", "greatest movie"]"#],
         &["task.words", "greatest movie", "one token"],
     );
-    refused(
-        &case,
-        &["--set", r#"task.words=["bad", "好"]"#],
-        &["task.words", "好", "vocabulary"],
-    );
-    refused(
-        &case,
-        &["--set", r#"task.words=["bad", "bad"]"#],
-        &["task.words", "twice"],
-    );
-    refused(
-        &case,
-        &["--set", r#"task.words=["bad"]"#],
-        &["task.words", "two classes"],
-    );
+    refused(&case, &["--set", r#"task.words=["bad", "好"]"#], &["task.words", "好", "vocabulary"]);
+    refused(&case, &["--set", r#"task.words=["bad", "bad"]"#], &["task.words", "twice"]);
+    refused(&case, &["--set", r#"task.words=["bad"]"#], &["task.words", "two classes"]);
     run(&mut case.tune("run", &[])).expect(0); // what was refused stands in nobody's way
 }
 
@@ -207,24 +195,10 @@ fn examples_longer_than_the_model_allows() {
         let tokens = format!("{} tokens", words + 7);
         let ended = run(&mut case.tune("run", &[]));
         ended.expect_late_refusal(&["test.jsonl", "example 31", &tokens, "at most 61", "shorten"]);
-        assert_eq!(
-            generations_done(&case.path("run")),
-            0,
-            "it must be found before the budget is spent"
-        );
+        assert_eq!(generations_done(&case.path("run")), 0, "it must be found before the budget is spent");
         case.test_rows(30);
         case.write("pool.jsonl", &(0..40).map(|i| row(i % 2)).collect::<String>());
-        refused(
-            &case,
-            &[],
-            &[
-                "task.train",
-                "training example 1",
-                &tokens,
-                "at most 61",
-                "shorten",
-            ],
-        );
+        refused(&case, &[], &["task.train", "training example 1", &tokens, "at most 61", "shorten"]);
         case.pool_rows(40);
     }
     run(&mut case.tune("run", &["--resume"])).expect(0);

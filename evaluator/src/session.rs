@@ -204,7 +204,7 @@ impl Session {
                 (tokens.ok_or_else(out_of_range)?.to_vec(), labels(self.settings.dev.get(range))?)
             }
             ExampleSet::Inline(examples) => {
-// The prompt's rows count for the manual prompt too: a test set that the tuned prompt could not be
+                // The prompt's rows count for the manual prompt too: a test set that the tuned prompt could not be
                 // scored on is refused before the search, not after it.
                 let rows = self.settings.tokens as usize;
                 let tokens = encode_all(&self.model, &self.template, examples, rows, "example")?;
@@ -274,7 +274,9 @@ fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u
     match settings.read_out {
         ReadOut::MaskedLm => {
             let ids = settings.words.iter().map(|word| model.encoder.label_word_id(word));
-            let label_ids = ids.collect::<Result<Vec<u32>, _>>().map_err(|error| Refusal::Input(format!("task.words: {error}")))?;
+            let label_ids = ids
+                .collect::<Result<Vec<u32>, _>>()
+                .map_err(|error| Refusal::Input(format!("task.words: {error}")))?;
             Ok((engine::ReadOut::MaskedLm { label_ids: label_ids.clone() }, label_ids))
         }
         ReadOut::Similarity => {

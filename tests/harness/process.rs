@@ -211,12 +211,7 @@ impl Ended {
     /// With the whole report, when it was not.
     #[track_caller]
     pub fn expect_refusal(self, parts: &[&str]) -> Self {
-        assert_eq!(
-            self.err.lines().count(),
-            1,
-            "one line was expected on stderr\n{}",
-            self.report
-        );
+        assert_eq!(self.err.lines().count(), 1, "one line was expected on stderr\n{}", self.report);
         self.expect_late_refusal(parts)
     }
 
@@ -231,18 +226,10 @@ impl Ended {
             Some((before, last)) => (before, last),
             None => ("", ended.err.trim_end()),
         };
-        assert!(
-            said.lines().all(|line| line.contains(" calls  ")),
-            "more than progress\n{}",
-            ended.report
-        );
+        assert!(said.lines().all(|line| line.contains(" calls  ")), "more than progress\n{}", ended.report);
         assert!(last.starts_with("error: "), "{}", ended.report);
         for part in parts {
-            assert!(
-                last.contains(part),
-                "stderr does not say {part:?}\n{}",
-                ended.report
-            );
+            assert!(last.contains(part), "stderr does not say {part:?}\n{}", ended.report);
         }
         assert_eq!(ended.out, "", "{}", ended.report);
         ended

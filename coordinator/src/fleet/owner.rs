@@ -146,15 +146,7 @@ impl Owner {
         let (orders, far_orders) = mpsc::channel(ORDERS);
         let (far_reports, reports) = mpsc::channel(REPORTS);
         let (dropped, far_dropped) = oneshot::channel();
-        self.lines.insert(
-            id,
-            Line {
-                name,
-                sole,
-                orders,
-                dropped,
-            },
-        );
+        self.lines.insert(id, Line { name, sole, orders, dropped });
         self.forwarders.spawn(forward(id, reports, self.inbox.clone()));
         let ends = LinkEnds { id, orders: far_orders, reports: far_reports, dropped: far_dropped };
         answer(reply, Ok(ends)); // if nobody takes the ends they are dropped, and the forwarder tells so

@@ -91,7 +91,9 @@ pub enum EncodeError {
         problem: String,
     },
     /// More tokens than the model has positions for.
-    #[error("{tokens} tokens, but at most {max_tokens} fit beside the prompt; shorten the text or the template")]
+    #[error(
+        "{tokens} tokens, but at most {max_tokens} fit beside the prompt; shorten the text or the template"
+    )]
     TooLong {
         /// What the text has, special tokens included.
         tokens: usize,
