@@ -138,13 +138,17 @@ fn interrupted_with_130_and_resumed() {
     }
 }
 
-/// Every file of a checkpoint in the folder, the newest first.
-fn checkpoints(case: &Case, folder: &str) -> Vec<PathBuf> {
-    let files = fs::read_dir(case.path(folder)).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("checkpoint")).collect();
-    files.sort_by_key(|path| (path.extension().is_none_or(|extension| extension != "bin"), path.clone()));
-    files
+/// Interrupts a run after a few generations, so that both of its checkpoint's files are there; gives them, newest first.
+fn interrupted(case: &Case, folder: &str) -> [PathBuf; 2] {
+    let mut process = Process::start(&mut case.tune(folder, &[]));
+    let path = case.path(folder);
+    until("a generation to interrupt in", || {
+        assert!(process.is_running(), "over too soon\n{}", process.report());
+        (generations_done(&path) >= 5).then_some(())
+    });
+    process.signal("INT");
+    process.wait().expect(130);
+    ["checkpoint.bin", "checkpoint.bin.previous"].map(|name| path.join(name))
 }
 
 fn flip_a_byte(path: &PathBuf, dice: &mut Dice) {
@@ -166,9 +170,8 @@ fn a_corrupt_checkpoint_falls_back_to_the_one_before() {
     let mut dice = Dice(5);
     for (round, damage) in [flip_a_byte, cut, flip_a_byte, cut].into_iter().enumerate() {
         let folder = format!("damaged-{round}");
-        kill_after(&case, &folder, 5, &[]);
-        let newest = &checkpoints(&case, &folder)[0];
-        damage(newest, &mut dice);
+        let [newest, _] = interrupted(&case, &folder);
+        damage(&newest, &mut dice);
         let resumed = resume(&case, &folder).expect(0);
         let said =
             resumed.err.lines().any(|line| line.contains("checkpoint.bin") && line.contains("before it"));
@@ -180,9 +183,7 @@ fn a_corrupt_checkpoint_falls_back_to_the_one_before() {
 #[test]
 fn with_both_checkpoints_corrupt_one_clear_line() {
     let (case, _) = bert();
-    kill_after(&case, "damaged", 5, &[]);
-    let files = checkpoints(&case, "damaged");
-    assert!(files.len() >= 2, "{files:?}");
+    let files = interrupted(&case, "damaged");
     let mut dice = Dice(6);
     for file in &files {
         flip_a_byte(file, &mut dice);

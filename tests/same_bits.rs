@@ -50,9 +50,7 @@ fn three_remotes(case: &Case) {
 
 /// What the coordinator says of one evaluator.
 struct Seen {
-    members: usize,
     leases: u64,
-    answered: u64,
     idle_seconds: f64,
 }
 
@@ -60,13 +58,9 @@ fn look_at(coordinator: &Coordinator, case: &Case, name: &str) -> Option<Seen> {
     let status = coordinator.status(case);
     let all = status["evaluators"].as_array()?;
     let one = all.iter().find(|evaluator| evaluator["name"] == name)?;
-    let count = |key: &str| one[key].as_u64().unwrap_or_else(|| panic!("no {key} in {one}"));
-    Some(Seen {
-        members: all.len(),
-        leases: count("leases"),
-        answered: count("answered"),
-        idle_seconds: one["idle_seconds"].as_f64().unwrap_or_default(),
-    })
+    let leases = one["leases"].as_u64().unwrap_or_else(|| panic!("no leases in {one}"));
+    let idle_seconds = one["idle_seconds"].as_f64().unwrap_or_else(|| panic!("no idle_seconds in {one}"));
+    Some(Seen { leases, idle_seconds })
 }
 
 /// The victim is frozen until it holds a lease it can never answer, and then killed: that work must be done again.
@@ -76,9 +70,11 @@ fn one_of_three_killed(case: &Case) {
     let mut evaluators: Vec<Process> = ["victim", "b", "c"].iter().map(start).collect();
     let victim = evaluators.remove(0);
     let look = || look_at(&coordinator, case, "victim");
-    until("all three at work", || look().filter(|seen| seen.members == 3 && seen.answered > 0));
+    until("generations shared by all three", || {
+        (shared_by(case, "killed").iter().filter(|&&all| all == 3).count() >= 3).then_some(())
+    });
     victim.signal("STOP");
-    // Silent for half a second in the midst of work, and holding some: it was given that work after the signal.
+    // Silent for half a second in the midst of a run, and holding work that it will never answer.
     until("a lease in dead hands", || look().filter(|seen| seen.leases > 0 && seen.idle_seconds > 0.5));
     victim.kill();
     let done = generations_done(&case.path("killed"));
@@ -89,7 +85,6 @@ fn one_of_three_killed(case: &Case) {
     }
     assert_same(case, "killed");
     let shared = shared_by(case, "killed");
-    assert!(shared.contains(&3), "the victim never took part: {shared:?}");
     assert!(shared.last().is_some_and(|&last| last <= 2), "the dead still answer: {shared:?}");
 }
 

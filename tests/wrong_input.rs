@@ -165,8 +165,12 @@ fn dataset_rows() {
 #[test]
 fn label_words() {
     let case = bert();
-    refused(&case, &["--set", r#"task.words=["bad", "greatest movie"]"#], &["greatest movie", "one token"]);
-    refused(&case, &["--set", r#"task.words=["bad", "好"]"#], &["好", "vocabulary"]);
+    refused(
+        &case,
+        &["--set", r#"task.words=["bad", "greatest movie"]"#],
+        &["task.words", "greatest movie", "one token"],
+    );
+    refused(&case, &["--set", r#"task.words=["bad", "好"]"#], &["task.words", "好", "vocabulary"]);
     refused(&case, &["--set", r#"task.words=["bad", "bad"]"#], &["task.words", "twice"]);
     refused(&case, &["--set", r#"task.words=["bad"]"#], &["task.words", "two classes"]);
     run(&mut case.tune("run", &[])).expect(0); // what was refused stands in nobody's way
@@ -182,17 +186,22 @@ fn more_shots_than_the_pool_holds() {
 #[test]
 fn examples_longer_than_the_model_allows() {
     let case = bert();
-    let long = "good ".repeat(70);
-    let row = |label: usize, i: usize| format!("{{\"text\": \"{i} {long}\", \"label\": {label}}}\n");
-    let test = fs::read_to_string(case.path("test.jsonl")).unwrap();
-    case.write("test.jsonl", &format!("{test}{}", row(1, 31)));
-    refused(&case, &[], &["31", "64", "shorten"]);
-    case.test_rows(30);
-    let pool: String = (0..40).map(|i| row(i % 2, i)).collect();
-    case.write("pool.jsonl", &pool);
-    refused(&case, &[], &["training example 1", "64", "shorten"]);
-    case.pool_rows(40);
-    run(&mut case.tune("run", &[])).expect(0);
+    // With the template's 7 tokens: 62 fit the model's 64 positions, but not beside the prompt's 3.
+    for words in [55, 90] {
+        let long = "good ".repeat(words);
+        let row = |label: usize| format!("{{\"text\": \"{long}\", \"label\": {label}}}\n");
+        let test = fs::read_to_string(case.path("test.jsonl")).unwrap();
+        case.write("test.jsonl", &format!("{test}{}", row(1)));
+        let tokens = format!("{} tokens", words + 7);
+        let ended = run(&mut case.tune("run", &[]));
+        ended.expect_late_refusal(&["test.jsonl", "example 31", &tokens, "at most 61", "shorten"]);
+        assert_eq!(generations_done(&case.path("run")), 0, "it must be found before the budget is spent");
+        case.test_rows(30);
+        case.write("pool.jsonl", &(0..40).map(|i| row(i % 2)).collect::<String>());
+        refused(&case, &[], &["task.train", "training example 1", &tokens, "at most 61", "shorten"]);
+        case.pool_rows(40);
+    }
+    run(&mut case.tune("run", &["--resume"])).expect(0);
 }
 
 #[test]

@@ -47,6 +47,15 @@ impl Error {
         Self::Failed(error.to_string())
     }
 
+    /// An input error with the name of what it is about before it; any other error as it is.
+    #[must_use]
+    pub fn about(self, name: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Input(text) => Self::Input(format!("{name}: {text}")),
+            other => other,
+        }
+    }
+
     /// For `map_err`: names the file.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -1,5 +1,6 @@
 //! One run, from its data to its artefact: drives the search over the fleet and keeps the run folder.
 
+use std::path::Path;
 use std::time::Instant;
 
 use shared::ids::RunId;
@@ -273,7 +274,9 @@ impl<'a> Run<'a> {
 
     async fn score_test(&self, prompted: Prompted) -> Result<Option<f64>, Error> {
         let Some(test) = &self.inputs.test else { return Ok(None) };
-        let score = self.score(prompted, ExampleSet::Inline(test.clone()), test).await?;
+        let score = self.score(prompted, ExampleSet::Inline(test.clone()), test).await;
+        let file = self.inputs.spec.task.test.as_deref().unwrap_or(Path::new("task.test"));
+        let score = score.map_err(|error| error.about(file.display()))?;
         Ok(Some(score.metric))
     }
 

@@ -65,6 +65,7 @@ impl Model {
         let backbone = Backbone::load(located)?;
         let encoder = TextEncoder::load(&located.folder)?;
         encoder.check_vocabulary(backbone.vocab())?;
+        encoder.check_padding(backbone.padding())?;
         let files = identity::identify(located)?;
         let identity = ModelIdentity {
             name: files.name,

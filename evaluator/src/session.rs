@@ -68,8 +68,8 @@ impl Session {
     ) -> Result<(Self, Ready), Refusal> {
         let template = Template::parse(&settings.template).map_err(input)?;
         let tokens = settings.tokens as usize;
-        let train = encode_all(model, &template, &settings.train, tokens, "training")?;
-        let dev = encode_all(model, &template, &settings.dev, tokens, "dev")?;
+        let train = encode_all(model, &template, &settings.train, tokens, "task.train: training example")?;
+        let dev = encode_all(model, &template, &settings.dev, tokens, "task.train: dev example")?;
         let (read_out, label_ids) = read_out(model, &settings)?;
         let initial_ids = match settings.init {
             Init::Vocabulary => Some(model.encoder.initial_prompt_ids(tokens, model.backbone.vocab())),
@@ -204,8 +204,10 @@ impl Session {
                 (tokens.ok_or_else(out_of_range)?.to_vec(), labels(self.settings.dev.get(range))?)
             }
             ExampleSet::Inline(examples) => {
-                let rows = deep.map_or(0, |_| self.settings.tokens as usize);
-                let tokens = encode_all(&self.model, &self.template, examples, rows, "given")?;
+                // The prompt's rows count for the manual prompt too: a test set that the tuned prompt could not be
+                // scored on is refused before the search, not after it.
+                let rows = self.settings.tokens as usize;
+                let tokens = encode_all(&self.model, &self.template, examples, rows, "example")?;
                 (tokens, labels(Some(examples))?)
             }
         };
@@ -272,7 +274,9 @@ fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u
     match settings.read_out {
         ReadOut::MaskedLm => {
             let ids = settings.words.iter().map(|word| model.encoder.label_word_id(word));
-            let label_ids = ids.collect::<Result<Vec<u32>, _>>().map_err(input)?;
+            let label_ids = ids
+                .collect::<Result<Vec<u32>, _>>()
+                .map_err(|error| Refusal::Input(format!("task.words: {error}")))?;
             Ok((engine::ReadOut::MaskedLm { label_ids: label_ids.clone() }, label_ids))
         }
         ReadOut::Similarity => {
@@ -312,7 +316,7 @@ fn encode_all(
     let encode = |(index, example): (usize, &Example)| {
         let named = |error: EncodeError| {
             let start: String = example.text.chars().take(40).collect();
-            Refusal::Input(format!("{what} example {} (\"{start}...\"): {error}", index + 1))
+            Refusal::Input(format!("{what} {} (\"{start}...\"): {error}", index + 1))
         };
         model.encode(template, example, prompt).map_err(named)
     };

@@ -211,13 +211,26 @@ impl Ended {
     /// With the whole report, when it was not.
     #[track_caller]
     pub fn expect_refusal(self, parts: &[&str]) -> Self {
+        assert_eq!(self.err.lines().count(), 1, "one line was expected on stderr\n{}", self.report);
+        self.expect_late_refusal(parts)
+    }
+
+    /// The same for a mistake that shows only when work has begun: lines of progress may stand before.
+    ///
+    /// # Panics
+    /// With the whole report, when it was not.
+    #[track_caller]
+    pub fn expect_late_refusal(self, parts: &[&str]) -> Self {
         let ended = self.expect(2);
-        assert_eq!(ended.err.lines().count(), 1, "one line was expected on stderr\n{}", ended.report);
-        assert!(ended.err.starts_with("error: "), "{}", ended.report);
+        let (said, last) = match ended.err.trim_end().rsplit_once('\n') {
+            Some((before, last)) => (before, last),
+            None => ("", ended.err.trim_end()),
+        };
+        assert!(said.lines().all(|line| line.contains(" calls  ")), "more than progress\n{}", ended.report);
+        assert!(last.starts_with("error: "), "{}", ended.report);
         for part in parts {
-            assert!(ended.err.contains(part), "stderr does not say {part:?}\n{}", ended.report);
+            assert!(last.contains(part), "stderr does not say {part:?}\n{}", ended.report);
         }
-        assert!(!ended.err.contains("panicked"), "{}", ended.report);
         assert_eq!(ended.out, "", "{}", ended.report);
         ended
     }

@@ -82,7 +82,8 @@ fn manual(source: &SourceArgs) -> Result<Plan, Error> {
 fn tuned(path: &Path) -> Result<Plan, Error> {
     let file = if path.is_dir() { path.join("prompt.safetensors") } else { path.to_owned() };
     let artefact = Artefact::read(&file).map_err(Error::input)?;
-    let (prepare, start) = crate::artefact::reopen(&artefact, RunId(1))?;
+    let (prepare, start) =
+        crate::artefact::reopen(&artefact, RunId(1)).map_err(|error| error.about(file.display()))?;
     let metadata = &artefact.metadata;
     Ok(Plan {
         prepare,

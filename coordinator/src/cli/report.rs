@@ -23,6 +23,9 @@ pub(super) async fn show(mut progress: watch::Receiver<Progress>) {
             bar.set_message(line(&now));
             continue;
         }
+        if matches!(now.state, State::Failed | State::Cancelled) {
+            continue; // the command's last line says so, and why
+        }
         let due = last.is_none_or(|(state, at)| state != now.state || at.elapsed() >= PLAIN_EVERY);
         if due {
             eprintln!("{}/{} calls  {}", now.calls, now.budget, line(&now));

@@ -34,6 +34,8 @@ pub(super) enum Message {
 #[derive(Debug)]
 struct Line {
     name: String,
+    /// In this process: its reason is the command's own error, said once.
+    sole: bool,
     orders: mpsc::Sender<Order>,
     dropped: oneshot::Sender<Refusal>,
 }
@@ -144,7 +146,7 @@ impl Owner {
         let (orders, far_orders) = mpsc::channel(ORDERS);
         let (far_reports, reports) = mpsc::channel(REPORTS);
         let (dropped, far_dropped) = oneshot::channel();
-        self.lines.insert(id, Line { name, orders, dropped });
+        self.lines.insert(id, Line { name, sole, orders, dropped });
         self.forwarders.spawn(forward(id, reports, self.inbox.clone()));
         let ends = LinkEnds { id, orders: far_orders, reports: far_reports, dropped: far_dropped };
         answer(reply, Ok(ends)); // if nobody takes the ends they are dropped, and the forwarder tells so
@@ -188,7 +190,9 @@ impl Owner {
                 };
                 match reason {
                     Some(reason) => {
-                        warn!("evaluator {} ({id}) dropped: {reason}", line.name);
+                        if !line.sole {
+                            warn!("evaluator {} ({id}) dropped: {reason}", line.name);
+                        }
                         let _ = line.dropped.send(reason); // it may have gone
                     }
                     None => info!("evaluator {} ({id}) has left", line.name),

@@ -172,6 +172,11 @@ impl Backbone {
         self.config.vocab_size
     }
 
+    /// Id of the padding token.
+    pub fn padding(&self) -> usize {
+        self.config.pad_token_id
+    }
+
     /// Tokens an input may have, special tokens and prompt rows included.
     pub fn max_tokens(&self) -> usize {
         self.config.max_position_embeddings.saturating_sub(self.embeddings.first_position)

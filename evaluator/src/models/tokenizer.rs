@@ -62,6 +62,21 @@ pub enum TokenizerError {
         /// What the model's embedding has.
         vocab_size: usize,
     },
+    /// The padding token of another model.
+    #[error(
+        "{path} gives {token} the id {id}, but config.json has pad_token_id {expected}: this tokenizer belongs \
+         to another model"
+    )]
+    OtherPadding {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// Its padding token.
+        token: &'static str,
+        /// The token's id.
+        id: u32,
+        /// What the model says.
+        expected: usize,
+    },
 }
 
 /// A text that cannot be given to the model.
@@ -76,7 +91,9 @@ pub enum EncodeError {
         problem: String,
     },
     /// More tokens than the model has positions for.
-    #[error("{tokens} tokens, but at most {max_tokens} fit beside the prompt")]
+    #[error(
+        "{tokens} tokens, but at most {max_tokens} fit beside the prompt; shorten the text or the template"
+    )]
     TooLong {
         /// What the text has, special tokens included.
         tokens: usize,
@@ -183,6 +200,22 @@ impl TextEncoder {
                 Err(TokenizerError::OtherModel { path: self.path.clone(), largest, token, vocab_size })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses a tokenizer whose padding token, where it has one, is not the model's: ids may all exist in a larger
+    /// vocabulary and yet mean something else.
+    ///
+    /// # Errors
+    /// [`TokenizerError::OtherPadding`].
+    pub fn check_padding(&self, expected: usize) -> Result<(), TokenizerError> {
+        let known = ["[PAD]", "<pad>"].into_iter();
+        let other = known.filter_map(|token| Some((token, self.tokenizer.token_to_id(token)?)));
+        match other.filter(|&(_, id)| id as usize != expected).last() {
+            Some((token, id)) => {
+                Err(TokenizerError::OtherPadding { path: self.path.clone(), token, id, expected })
+            }
+            None => Ok(()),
         }
     }
 
