@@ -17,6 +17,9 @@ pub(super) async fn show(mut progress: watch::Receiver<Progress>) {
     let mut last: Option<(State, Instant)> = None;
     while progress.changed().await.is_ok() {
         let now = progress.borrow_and_update().clone();
+        if now.state == State::Failed {
+            break; // the error line says it
+        }
         if let Some(bar) = &bar {
             bar.set_length(now.budget);
             bar.set_position(now.calls);
