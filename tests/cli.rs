@@ -200,7 +200,7 @@ fn status_from_the_folder() {
 
 #[test]
 fn status_from_the_coordinator() {
-    let case = bert().long(60);
+    let case = bert().long(300);
     let coordinator = Coordinator::start(&case, "run", &[]);
     let waiting = coordinator.status(&case);
     assert_eq!(waiting["evaluators"], Value::Array(Vec::new()), "{waiting}");
@@ -215,8 +215,8 @@ fn status_from_the_coordinator() {
     assert!(generations_done(&folder) < case.generations(), "too late to ask");
     let run_status = &running["runs"][0];
     assert_eq!(run_status["state"], "running", "{running}");
-    assert_eq!(run_status["budget"].as_u64().unwrap(), 360, "{running}");
-    assert!((1..360).contains(&run_status["calls"].as_u64().unwrap()), "{running}");
+    assert_eq!(run_status["budget"].as_u64().unwrap(), 1800, "{running}");
+    assert!((1..1800).contains(&run_status["calls"].as_u64().unwrap()), "{running}");
     assert_eq!(running["evaluators"][0]["name"], "helper", "{running}");
     let plain = run(&mut case.zeroth(&["status", "--coordinator", &coordinator.url()])).expect(0);
     assert!(plain.out.contains("running") && plain.out.contains("helper"), "{}", plain.report());

@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Evaluates populations for a coordinator, with a replica of the model in this process.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "zeroth-evaluator", version)]
 struct Cli {
     /// The coordinator's address, `http://HOST:PORT` or `https://HOST:PORT`.
     #[arg(long, env = "ZEROTH_COORDINATOR", value_name = "URL")]

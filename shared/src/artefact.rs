@@ -208,9 +208,12 @@ impl Artefact {
         }
         let metadata: Metadata = serde_json::from_str(json).map_err(|e| damaged(format!("metadata: {e}")))?;
         let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(e.to_string()))?;
-        let rows = |name: &str| rows(&tensors, name).map_err(damaged);
-        let initial = if tensors.names().contains(&"initial") { rows("initial")? } else { Vec::new() };
-        let artefact = Self { metadata, prompts: rows("prompts")?, z: rows("z")?, initial };
+        let deep = [metadata.layers(), metadata.prompt.tokens, metadata.hidden()];
+        let rows = |name: &str, shape: &[usize]| rows(&tensors, name, shape).map_err(damaged);
+        let dim = tensors.tensor("z").map_or(0, |z| z.shape().last().copied().unwrap_or(0));
+        let z = rows("z", &[metadata.layers(), dim])?;
+        let initial = if tensors.names().contains(&"initial") { rows("initial", &deep)? } else { Vec::new() };
+        let artefact = Self { prompts: rows("prompts", &deep)?, z, initial, metadata };
         artefact.check().map_err(damaged)?;
         Ok(artefact)
     }
@@ -225,9 +228,9 @@ impl Artefact {
 
     /// Layers, tokens, hidden, dim.
     fn shape(&self) -> (usize, usize, usize, usize) {
-        let identity = &self.metadata.model.identity;
+        let metadata = &self.metadata;
         let dim = self.z.first().map_or(0, Vec::len);
-        (identity.layers as usize, self.metadata.prompt.tokens, identity.hidden as usize, dim)
+        (metadata.layers(), metadata.prompt.tokens, metadata.hidden(), dim)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -247,7 +250,39 @@ impl Artefact {
         if !finite(&self.prompts) || !finite(&self.z) || !finite(&self.initial) {
             return Err("holds numbers that are not finite".to_owned());
         }
-        Ok(())
+        self.metadata.check()
+    }
+}
+
+impl Metadata {
+    fn layers(&self) -> usize {
+        self.model.identity.layers as usize
+    }
+
+    fn hidden(&self) -> usize {
+        self.model.identity.hidden as usize
+    }
+
+    /// JSON has no word for what is not finite: such a number would be written and never read again.
+    fn check(&self) -> Result<(), String> {
+        let (search, scores) = (&self.search, &self.scores);
+        let numbers = [
+            ("model.temperature", Some(f64::from(self.model.temperature))),
+            ("search.sigma", Some(search.sigma)),
+            ("search.alpha", Some(search.alpha)),
+            ("scores.train_loss", Some(scores.train_loss)),
+            ("scores.dev_loss", Some(scores.dev_loss)),
+            ("scores.dev", Some(scores.dev)),
+            ("scores.test_before", scores.test_before),
+            ("scores.test_after", scores.test_after),
+        ];
+        let stds = search.projection_stds.iter().map(|&std| ("search.projection_stds", Some(f64::from(std))));
+        match numbers.into_iter().chain(stds).find(|(_, number)| number.is_some_and(|x| !x.is_finite())) {
+            Some((name, number)) => {
+                Err(format!("metadata: {name} is {}, not a finite number", number.unwrap_or_default()))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -280,13 +315,16 @@ fn bytes(rows: &[Vec<f32>]) -> Vec<u8> {
     rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// A tensor as rows along its first axis.
-fn rows(tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>, String> {
+/// A tensor of `shape` as rows along its first axis.
+fn rows(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<Vec<f32>>, String> {
     let tensor = tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
     if tensor.dtype() != Dtype::F32 {
         return Err(format!("tensor `{name}` is {:?}, not F32", tensor.dtype()));
     }
-    let width = tensor.shape().iter().skip(1).product::<usize>().max(1);
+    if tensor.shape() != shape {
+        return Err(format!("tensor `{name}` is {:?}; the metadata says {shape:?}", tensor.shape()));
+    }
+    let width = shape.iter().skip(1).product::<usize>().max(1);
     let values: Vec<f32> =
         tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     Ok(values.chunks(width).map(<[f32]>::to_vec).collect())

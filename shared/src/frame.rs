@@ -1,7 +1,8 @@
 //! Files that survive a crash: framed and checksummed values, written beside and renamed into place.
 //!
 //! A frame is magic, version, payload length, CRC-32 of the payload, payload (bincode). Writing keeps the file before
-//! it as `NAME.previous`; between any two steps one of the two can be read.
+//! it as `NAME.previous`; between any two steps one of the two can be read, or `NAME.new`, which is whole before either
+//! is touched.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -37,21 +38,43 @@ pub enum FrameError {
         /// What it says.
         source: io::Error,
     },
-    /// Not a frame of ours, or damaged.
-    #[error("{}: {reason}", path.display())]
-    Damaged {
+    /// Another kind of file.
+    #[error("{}: not a file of this program", path.display())]
+    NotOurs {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        reason: String,
     },
-    /// Written by a newer program.
+    /// Written by another version of this program.
     #[error("{}: version {found} of the format; this program reads version {VERSION}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// In the file.
         found: u32,
+    },
+    /// Shorter or longer than its header says.
+    #[error("{}: cut short or grown: {found} bytes of {wanted}", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Bytes there are, header included.
+        found: u64,
+        /// Bytes there should be.
+        wanted: u64,
+    },
+    /// Damaged.
+    #[error("{}: checksum does not agree: the file is corrupt", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Whole, but not what was asked for; or a value that has no such form.
+    #[error("{}: {reason}", path.display())]
+    Codec {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
 }
 
@@ -60,9 +83,8 @@ pub enum FrameError {
 /// # Errors
 /// When the file system refuses; `path` or its previous file is then as it was.
 pub fn write_atomic<T: Serialize>(path: &Path, value: &T) -> Result<(), FrameError> {
-    let damaged = |reason: String| FrameError::Damaged { path: path.to_owned(), reason };
     let payload = bincode::serde::encode_to_vec(value, bincode::config::standard())
-        .map_err(|error| damaged(format!("cannot be encoded: {error}")))?;
+        .map_err(|error| codec(path, format!("cannot be encoded: {error}")))?;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -98,50 +120,72 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FrameError> {
         }
         Err(error) => return Err(io_error(path)(error)),
     };
-    let damaged = |reason: &str| FrameError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
-    let payload = bytes.get(HEADER..).ok_or_else(|| damaged("cut short: not even a header"))?;
-    if &bytes[..8] != MAGIC {
-        return Err(damaged("not a file of this program"));
-    }
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let found = word(8);
-    if found != VERSION {
-        return Err(FrameError::Version { path: path.to_owned(), found });
-    }
-    let length = u64::from(word(12)) | u64::from(word(16)) << 32;
-    if payload.len() as u64 != length {
-        return Err(damaged(&format!("cut short or grown: {} bytes of {length}", payload.len())));
-    }
-    if crc32fast::hash(payload) != word(20) {
-        return Err(damaged("checksum does not agree: the file is corrupt"));
-    }
+    let payload = payload(path, &bytes)?;
     let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
-    let (value, used) = decoded.map_err(|error| damaged(&format!("cannot be decoded: {error}")))?;
+    let (value, used) = decoded.map_err(|error| codec(path, format!("cannot be decoded: {error}")))?;
     if used != payload.len() {
-        return Err(damaged("holds more than was expected"));
+        return Err(codec(path, "holds more than was expected".to_owned()));
     }
     Ok(value)
 }
 
+/// What a frame holds, its header checked.
+fn payload<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8], FrameError> {
+    let path = || path.to_owned();
+    let length = |wanted| FrameError::Length { path: path(), found: bytes.len() as u64, wanted };
+    if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
+        return Err(FrameError::NotOurs { path: path() });
+    }
+    let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else {
+        return Err(length(HEADER as u64));
+    };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let found = word(8);
+    if found != VERSION {
+        return Err(FrameError::Version { path: path(), found });
+    }
+    let wanted = u64::from(word(12)) | u64::from(word(16)) << 32;
+    if payload.len() as u64 != wanted {
+        return Err(length(wanted.saturating_add(HEADER as u64)));
+    }
+    if crc32fast::hash(payload) != word(20) {
+        return Err(FrameError::Checksum { path: path() });
+    }
+    Ok(payload)
+}
+
 /// Reads `path` or, when that cannot be, the file before it and why.
 ///
+/// The file before it may be damaged too, if a run went on from it while `path` was damaged and was killed between the
+/// two renames of its next write. What that write had finished is then `NAME.new`, newer than both.
+///
 /// # Errors
-/// The first reason, when neither can be read.
+/// The first reason, when none can be read.
 pub fn read_or_previous<T: DeserializeOwned>(path: &Path) -> Result<(T, Option<FrameError>), FrameError> {
-    match read(path) {
-        Ok(value) => Ok((value, None)),
-        Err(reason) => match read(&previous(path)) {
-            Ok(value) => Ok((value, Some(reason))),
-            Err(FrameError::Missing { .. }) => Err(reason),
-            // a missing current file is no news; what is wrong with the one before it is
-            Err(other) => Err(if matches!(reason, FrameError::Missing { .. }) { other } else { reason }),
-        },
+    let reason = match read(path) {
+        Ok(value) => return Ok((value, None)),
+        Err(reason) => reason,
+    };
+    let other = match read(&previous(path)) {
+        Ok(value) => return Ok((value, Some(reason))),
+        Err(FrameError::Missing { .. }) => return Err(reason),
+        Err(other) => other,
+    };
+    match read(&unfinished(path)) {
+        Ok(value) => Ok((value, Some(reason))),
+        // a missing current file is no news; what is wrong with the one before it is
+        Err(_) => Err(if matches!(reason, FrameError::Missing { .. }) { other } else { reason }),
     }
 }
 
 /// `NAME.previous`.
 fn previous(path: &Path) -> PathBuf {
     with_suffix(path, ".previous")
+}
+
+/// `NAME.new`: what is being written.
+fn unfinished(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -151,7 +195,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    let beside = with_suffix(path, ".new");
+    let beside = unfinished(path);
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -162,6 +206,10 @@ fn put_in_place(beside: &Path, path: &Path) -> io::Result<()> {
     fs::rename(beside, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all() // the rename itself is durable after this
+}
+
+fn codec(path: &Path, reason: String) -> FrameError {
+    FrameError::Codec { path: path.to_owned(), reason }
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FrameError {
@@ -190,13 +238,71 @@ mod tests {
         assert_eq!(read::<Value>(&previous(&path)).unwrap(), value(1));
 
         // killed while writing beside: the current file is untouched
-        fs::write(with_suffix(&path, ".new"), b"half").unwrap();
+        fs::write(unfinished(&path), b"half").unwrap();
         assert_eq!(read_or_previous::<Value>(&path).unwrap().0, value(2));
         // killed between the two renames: only the previous file is there
         fs::rename(&path, previous(&path)).unwrap();
         let (found, reason) = read_or_previous::<Value>(&path).unwrap();
         assert_eq!(found, value(2));
         assert!(matches!(reason, Some(FrameError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_damaged_file_and_a_crash_in_the_next_write_leave_what_was_written_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.bin");
+        write_atomic(&path, &value(1)).unwrap();
+        write_atomic(&path, &value(2)).unwrap();
+        fs::write(&path, b"rot").unwrap();
+        assert_eq!(read_or_previous::<Value>(&path).unwrap().0, value(1));
+
+        // the run goes on from 1, writes 3 and is killed after the first rename
+        let other = folder.path().join("other.bin");
+        write_atomic(&other, &value(3)).unwrap();
+        fs::rename(&other, unfinished(&path)).unwrap();
+        fs::rename(&path, previous(&path)).unwrap();
+        assert_eq!(read_or_previous::<Value>(&path).unwrap().0, value(3));
+
+        // with all three damaged it is the damage that is told, not that the current file is missing
+        fs::write(unfinished(&path), b"half").unwrap();
+        let error = read_or_previous::<Value>(&path).unwrap_err();
+        assert!(
+            error.to_string().ends_with("checkpoint.bin.previous: not a file of this program"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn each_kind_of_damage_has_its_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.bin");
+        write_atomic(&path, &value(1)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let read = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            read::<Value>(&path).unwrap_err()
+        };
+        let with = |at: usize, byte: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        assert!(matches!(read(b"{\"json\": 1}"), FrameError::NotOurs { .. }));
+        assert!(matches!(read(&with(8, 9)), FrameError::Version { found: 9, .. }));
+        assert!(matches!(read(&with(8, 0)), FrameError::Version { found: 0, .. }));
+        assert!(matches!(read(b""), FrameError::Length { found: 0, wanted: 24, .. }));
+        assert!(matches!(read(&whole[..20]), FrameError::Length { found: 20, wanted: 24, .. }));
+        let (found, wanted) = (whole.len() as u64 - 1, whole.len() as u64);
+        let cut = read(&whole[..whole.len() - 1]);
+        assert!(
+            matches!(cut, FrameError::Length { found: f, wanted: w, .. } if (f, w) == (found, wanted)),
+            "{cut}"
+        );
+        assert!(matches!(read(&with(19, 0xff)), FrameError::Length { .. }));
+        assert!(matches!(read(&with(24, whole[24] ^ 1)), FrameError::Checksum { .. }));
+        fs::write(&path, &whole).unwrap();
+        assert!(matches!(super::read::<u8>(&path), Err(FrameError::Codec { .. })));
+        assert!(matches!(super::read::<(Value, Value)>(&path), Err(FrameError::Codec { .. })));
     }
 
     #[test]

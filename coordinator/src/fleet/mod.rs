@@ -1,7 +1,7 @@
 //! The fleet: whoever evaluates, behind one handle.
 //!
 //! To the fleet an evaluator is a link: two bounded channels, orders out and reports in. One task owns the
-//! [`table`] and everything reaches it through one inbox: requests of handles, reports, ends of links, and
+//! `table` and everything reaches it through one inbox: requests of handles, reports, ends of links, and
 //! its own clock. It never waits for a send: a link holds few leases, and one whose channel is full is dropped.
 
 mod cut;

@@ -1,9 +1,9 @@
 //! The population engine: the losses' logits of many candidates of one layer, sharing whatever they share.
 //!
 //! For one layer the candidates differ in that layer's prompt alone. So the layers below run once per context
-//! ([`context`]), examples are packed without padding ([`pack`]), the last layer is computed at the read-out's rows
+//! (`context`), examples are packed without padding (`pack`), the last layer is computed at the read-out's rows
 //! alone, and tasks of one candidate and a few examples run in parallel, each single-threaded with buffers of its own
-//! ([`forward`]). A candidate's logits have the same bits whatever else is in the call, however it is cut and however
+//! (`forward`). A candidate's logits have the same bits whatever else is in the call, however it is cut and however
 //! many threads there are: no operation mixes rows of different candidates or examples.
 
 mod context;

@@ -102,3 +102,42 @@ fn damage_is_named_with_the_file() {
     infinite.prompts[0][0] = f32::INFINITY;
     assert!(infinite.write(&path).unwrap_err().to_string().contains("not finite"));
 }
+
+#[test]
+fn a_tensor_of_another_shape_is_refused_though_it_holds_as_many_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.safetensors");
+    artefact().write(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    for (from, to) in [("[2,2,3]", "[2,3,2]"), ("[2,2,3]", "[1,4,3]"), ("[2,4]", "[4,2]"), ("[2,4]", "[1,8]")]
+    {
+        for at in 0..whole.len() - from.len() {
+            if &whole[at..at + from.len()] == from.as_bytes() {
+                let mut bytes = whole.clone();
+                bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+                std::fs::write(&path, &bytes).unwrap();
+                let message = Artefact::read(&path).unwrap_err().to_string();
+                assert!(message.contains("; the metadata says [2, "), "{message}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 6, "prompts and initial twice each, z twice");
+}
+
+#[test]
+fn metadata_that_json_cannot_hold_is_refused_when_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.safetensors");
+    let message = |change: fn(&mut Metadata)| {
+        let mut wrong = artefact();
+        change(&mut wrong.metadata);
+        let message = wrong.write(&path).unwrap_err().to_string();
+        assert!(!path.exists());
+        message
+    };
+    assert!(message(|m| m.scores.train_loss = f64::NAN).contains("scores.train_loss is NaN"));
+    assert!(message(|m| m.scores.test_after = Some(f64::INFINITY)).contains("scores.test_after is inf"));
+    assert!(message(|m| m.search.projection_stds[1] = f32::NAN).contains("search.projection_stds is NaN"));
+}

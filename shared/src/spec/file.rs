@@ -5,62 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{is_key, is_section, nearest};
+use super::error::SpecError;
+use super::keys::{is_key, is_section, nearest, nearest_outside};
 use super::resolved::*;
 use crate::task::{Loss, Metric, Template};
 
-/// What is wrong with a run file; each names the file, the line and the key where there is one.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SpecError {
-    /// The file cannot be read.
-    #[error("{file}: {reason}")]
-    Unreadable {
-        /// The run file.
-        file: String,
-        /// What the file system says.
-        reason: String,
-    },
-    /// It is no TOML.
-    #[error("{place}: not valid TOML: {reason}")]
-    Syntax {
-        /// File and line.
-        place: String,
-        /// What the parser says.
-        reason: String,
-    },
-    /// A key nobody knows.
-    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
-    UnknownKey {
-        /// File and line, or the option.
-        place: String,
-        /// What was typed.
-        key: String,
-        /// The nearest known one.
-        nearest: &'static str,
-    },
-    /// A key that has no default is not there.
-    #[error("{file}: `{key}` is missing")]
-    Missing {
-        /// The run file.
-        file: String,
-        /// The key.
-        key: &'static str,
-    },
-    /// A value that cannot be.
-    #[error("{place}: `{key}`: {reason}")]
-    Value {
-        /// File and line, or the option.
-        place: String,
-        /// The key.
-        key: String,
-        /// What is wrong and what would be right.
-        reason: String,
-    },
-}
+/// Largest `search.dim`, as the optimiser has it: beyond it a layer's covariance takes too much memory.
+const MAX_DIM: usize = 4096;
+
+/// Largest `search.population`, as the optimiser has it.
+const MAX_POPULATION: usize = 65_536;
+
+/// Largest `run.threads`: more than any machine has cores, fewer than a system refuses to start.
+const MAX_THREADS: usize = 4096;
 
 /// A value and where it was typed.
 #[derive(Clone, Debug)]
@@ -103,13 +63,11 @@ impl RunFile {
         let mut keys = BTreeMap::new();
         for (section, entries) in table.get_ref() {
             let here = place(section.span().start);
-            let unknown =
-                |key: String| SpecError::UnknownKey { place: here.clone(), nearest: nearest(&key), key };
             let DeValue::Table(entries) = entries.get_ref() else {
-                return Err(unknown(section.get_ref().to_string()));
+                return Err(not_a_section(here, section.get_ref()));
             };
             if !is_section(section.get_ref()) && entries.is_empty() {
-                return Err(unknown(section.get_ref().to_string()));
+                return Err(not_a_section(here, section.get_ref()));
             }
             for (name, value) in entries {
                 let key = format!("{}.{}", section.get_ref(), name.get_ref());
@@ -120,7 +78,7 @@ impl RunFile {
                 let value = owned(value.get_ref()).ok_or_else(|| SpecError::Value {
                     place: place.clone(),
                     key: key.clone(),
-                    reason: "a number that does not fit, or a date".to_owned(),
+                    reason: format!("a date, or a number beyond {}; neither is of use here", i64::MAX),
                 })?;
                 keys.insert(key, Typed { value, place });
             }
@@ -141,7 +99,11 @@ impl RunFile {
             };
             let key = key.trim().to_owned();
             if !is_key(&key) {
-                return Err(SpecError::UnknownKey { place, nearest: nearest(&key), key });
+                return Err(if key.contains('.') {
+                    SpecError::UnknownKey { place, nearest: nearest(&key), key }
+                } else {
+                    not_a_section(place, &key)
+                });
             }
             let value = value.trim();
             let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
@@ -182,7 +144,7 @@ impl RunFile {
             dtype: self.name("model.dtype", Dtype::F32)?,
             device: self.name("model.device", Device::Cpu)?,
             read_out: self.name("model.read_out", ReadOut::MaskedLm)?,
-            temperature: self.above_zero("model.temperature", 0.05)? as f32,
+            temperature: self.temperature()?,
         })
     }
 
@@ -204,8 +166,8 @@ impl RunFile {
     fn search(&self) -> Result<SearchSpec, SpecError> {
         Ok(SearchSpec {
             method: self.name("search.method", Method::Bbtv2)?,
-            dim: self.positive("search.dim", 500)?,
-            population: self.positive("search.population", 20)?,
+            dim: self.at_most("search.dim", 500, MAX_DIM)?,
+            population: self.at_most("search.population", 20, MAX_POPULATION)?,
             sigma: self.above_zero("search.sigma", 0.2)?,
             alpha: self.above_zero("search.alpha", 0.2)?,
             budget: self.positive("search.budget", 8000)? as u64,
@@ -216,11 +178,13 @@ impl RunFile {
     }
 
     fn run(&self) -> Result<RunSettings, SpecError> {
-        let default = || Ok(format!("runs/{}-{}", self.task_name()?, self.whole("search.seed", 42)?));
+        // a name with a slash in it must not lead out of `runs`
+        let name = || Ok(self.task_name()?.replace(['/', '\\'], "-"));
+        let default = || Ok(format!("runs/{}-{}", name()?, self.whole("search.seed", 42)?));
         let folder = self.string("run.folder")?.map_or_else(default, Ok)?;
         Ok(RunSettings {
             folder: self.relative(&folder),
-            threads: self.whole("run.threads", 0)? as usize,
+            threads: self.threads()?,
             max_batch_tokens: self.positive("run.max_batch_tokens", super::DEFAULT_MAX_BATCH_TOKENS)?,
             lease_timeout_s: self.positive("run.lease_timeout_s", 60)? as u64,
         })
@@ -323,13 +287,31 @@ impl RunFile {
     }
 
     fn positive(&self, key: &'static str, default: usize) -> Result<usize, SpecError> {
+        self.at_most(key, default, u32::MAX as usize)
+    }
+
+    fn at_most(&self, key: &'static str, default: usize, most: usize) -> Result<usize, SpecError> {
         let number = self.whole(key, default as u64)?;
-        if !(1..=u64::from(u32::MAX)).contains(&number) {
-            return Err(
-                self.wrong(key, format!("a whole number from 1 to {} is expected, not {number}", u32::MAX))
-            );
+        if !(1..=most as u64).contains(&number) {
+            let reason = format!("a whole number from 1 to {most} is expected, not {number}");
+            return Err(self.wrong(key, reason));
         }
         Ok(number as usize)
+    }
+
+    fn threads(&self) -> Result<usize, SpecError> {
+        match self.whole("run.threads", 0)? {
+            0 => Ok(0),
+            _ => self.at_most("run.threads", 0, MAX_THREADS),
+        }
+    }
+
+    /// The evaluators divide by it as an `f32`, where a tiny number would be 0 and a huge one infinite.
+    fn temperature(&self) -> Result<f32, SpecError> {
+        let key = "model.temperature";
+        let number = self.above_zero(key, 0.05)? as f32;
+        let reason = || format!("a number from {:e} to {:e} is expected", f32::MIN_POSITIVE, f32::MAX);
+        if number.is_normal() { Ok(number) } else { Err(self.wrong(key, reason())) }
     }
 
     fn above_zero(&self, key: &'static str, default: f64) -> Result<f64, SpecError> {
@@ -355,6 +337,17 @@ impl RunFile {
             self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
         SpecError::Value { place, key: key.to_owned(), reason }
     }
+}
+
+/// What is said of a key outside every section, and of a section that is none or is not written as one.
+fn not_a_section(place: String, name: &str) -> SpecError {
+    let key = name.to_owned();
+    if is_section(name) {
+        let reason =
+            format!("is a section: write [{name}] on a line and its keys below (--set {name}.KEY=VALUE)");
+        return SpecError::Value { place, key, reason };
+    }
+    SpecError::UnknownKey { place, nearest: nearest_outside(name), key }
 }
 
 /// The parser's borrowed value as a plain one; `None` for numbers that do not fit and for dates.

@@ -27,7 +27,11 @@ pub const KEYS: &[Key] = &[
         "`masked-lm` (label words at the mask) or `similarity` (sentence encoders: cosine with each label phrase)",
     ),
     key("model.temperature", "0.05", "divisor of the cosines (similarity only)"),
-    key("task.name", "the run file's name", "name for reports and for the run folder"),
+    key(
+        "task.name",
+        "the run file's name",
+        "name for reports and for the run folder (`/` becomes `-` there)",
+    ),
     key("task.train", "", "labelled pool that train and dev examples are drawn from: .jsonl, .csv or .tsv"),
     key("task.test", "none", "labelled test set, scored before and after"),
     key(
@@ -59,8 +63,8 @@ pub const KEYS: &[Key] = &[
         "\"bbtv2\"",
         "`bbtv2` (a prompt at every layer) or `bbt` (at the input layer alone)",
     ),
-    key("search.dim", "500", "intrinsic dimension of one layer's search space"),
-    key("search.population", "20", "candidates in one generation"),
+    key("search.dim", "500", "intrinsic dimension of one layer's search space, at most 4096"),
+    key("search.population", "20", "candidates in one generation, 4 to 65536"),
     key("search.sigma", "0.2", "initial step size"),
     key(
         "search.alpha",
@@ -76,7 +80,7 @@ pub const KEYS: &[Key] = &[
         "which point of a layer the others see: `best` (of the run), `mean` (of the distribution) or `generation-best`",
     ),
     key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
-    key("run.threads", "0", "threads of the embedded evaluator; 0 means all cores"),
+    key("run.threads", "0", "threads of the embedded evaluator, at most 4096; 0 means all cores"),
     key(
         "run.max_batch_tokens",
         "8192",
@@ -101,4 +105,11 @@ pub(super) fn nearest(unknown: &str) -> &'static str {
     let elsewhere = KEYS.iter().find(|key| last(key.name) == last(unknown));
     let by_distance = || KEYS.iter().min_by_key(|key| strsim::damerau_levenshtein(key.name, unknown));
     elsewhere.or_else(by_distance).map_or("", |key| key.name)
+}
+
+/// What was meant by `unknown` where sections stand: a key without its section, or else the nearest section.
+pub(super) fn nearest_outside(unknown: &str) -> &'static str {
+    let bare = KEYS.iter().find(|key| key.name.rsplit('.').next() == Some(unknown)).map(|key| key.name);
+    let sections = || KEYS.iter().filter_map(|key| key.name.split('.').next());
+    bare.or_else(|| sections().min_by_key(|name| strsim::damerau_levenshtein(name, unknown))).unwrap_or("")
 }

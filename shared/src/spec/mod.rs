@@ -1,10 +1,12 @@
 //! The run specification: what the user typed ([`RunFile`]) and what it means ([`RunSpec`]).
 
+mod error;
 mod file;
 mod keys;
 mod resolved;
 
-pub use file::{RunFile, SpecError};
+pub use error::SpecError;
+pub use file::RunFile;
 pub use keys::{KEYS, Key};
 pub use resolved::{
     Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut,

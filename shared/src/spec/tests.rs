@@ -87,6 +87,18 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
         ("task", "words = [\"one\", \"one\"]", "stands twice"),
         ("task", "loss = \"l2\"", "none of: ce, hinge, metric"),
         ("task", "shots = 0", "a whole number from 1"),
+        (
+            "search",
+            "dim = 5000",
+            "sst2.toml:9: `search.dim`: a whole number from 1 to 4096 is expected, not 5000",
+        ),
+        ("search", "dim = 1979-05-27", "sst2.toml:9: `search.dim`: a date, or a number beyond"),
+        ("search", "population = 3", "at least 4 candidates are needed"),
+        ("search", "population = 70000", "a whole number from 1 to 65536 is expected"),
+        ("run", "threads = 1000000", "sst2.toml:9: `run.threads`: a whole number from 1 to 4096 is expected"),
+        ("run", "threads = -1", "a whole number from 0 is expected, not -1"),
+        ("model", "temperature = 1e-50", "sst2.toml:3: `model.temperature`: a number from"),
+        ("model", "temperature = 1e300", "sst2.toml:3: `model.temperature`: a number from"),
     ];
     for (section, line, expected) in cases {
         let message = message(section, line).replace("take {mask} out", "takes {mask} out");
@@ -94,6 +106,11 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
         assert!(!message.contains('\n') && message.contains("sst2.toml"), "{message}");
     }
     assert_eq!(resolve("").unwrap_err().to_string(), "/runs/sst2.toml: `model.path` is missing");
+    let outside = |text: &str| resolve(text).unwrap_err().to_string();
+    assert!(outside("dim = 3").ends_with("sst2.toml:1: unknown key `dim`; did you mean `search.dim`?"));
+    assert!(outside("\n[serch]").ends_with("sst2.toml:2: unknown key `serch`; did you mean `search`?"));
+    assert!(outside("search = 3").contains("sst2.toml:1: `search`: is a section: write [search]"));
+    assert!(outside("[[search]]\ndim = 3").contains("sst2.toml:1: `search`: is a section: write [search]"));
     assert!(resolve("[model\n").unwrap_err().to_string().contains("sst2.toml:1: not valid TOML"));
 }
 
@@ -107,25 +124,78 @@ fn overrides_replace_what_the_file_says_and_are_named_in_errors() {
     let spec = set(&["search.dim=7", "task.words=[\"a\", \"b\", \"c\"]", "prompt.injection=prefix"]).unwrap();
     assert_eq!((spec.search.dim, spec.task.words.len(), spec.prompt.injection), (7, 3, Injection::Prefix));
     assert!(set(&["search.dmi=7"]).unwrap_err().to_string().contains("did you mean `search.dim`"));
+    assert!(set(&["dim=7"]).unwrap_err().to_string().ends_with("did you mean `search.dim`?"));
+    assert!(set(&["search=7"]).unwrap_err().to_string().contains("--set search.KEY=VALUE"));
     assert!(set(&["dim"]).unwrap_err().to_string().contains("key=value"));
     assert!(set(&["search.dim=x"]).unwrap_err().to_string().starts_with("--set search.dim=x: `search.dim`"));
 }
 
+/// For each key another value than the good file's, and whether the result depends on it; `None`: it has but one value.
+const OTHERS: &[(&str, Option<&str>, bool)] = &[
+    ("model.path", Some("another/model"), false), // the model's own hashes are compared instead
+    ("model.revision", Some("v2"), false),
+    ("model.dtype", None, true),
+    ("model.device", None, true),
+    ("model.read_out", None, true), // `similarity` goes with another template
+    ("model.temperature", Some("0.1"), true),
+    ("task.name", Some("other"), false),
+    ("task.train", Some("other.jsonl"), false), // its hash is given instead
+    ("task.test", Some("test.jsonl"), false),
+    ("task.template", Some("{text} {mask}"), true),
+    ("task.words", Some("[\"great\", \"bad\"]"), true),
+    ("task.shots", Some("8"), true),
+    ("task.loss", Some("hinge"), true),
+    ("task.metric", Some("f1"), true),
+    ("prompt.tokens", Some("5"), true),
+    ("prompt.injection", Some("prefix"), true),
+    ("prompt.init", Some("none"), true),
+    ("search.method", Some("bbt"), true),
+    ("search.dim", Some("10"), true),
+    ("search.population", Some("10"), true),
+    ("search.sigma", Some("1"), true),
+    ("search.alpha", Some("1"), true),
+    ("search.budget", Some("100"), true),
+    ("search.seed", Some("1"), true),
+    ("search.projection", Some("uniform"), true),
+    ("search.incumbent", Some("mean"), true),
+    ("run.folder", Some("elsewhere"), false),
+    ("run.threads", Some("3"), false),
+    ("run.max_batch_tokens", Some("100"), false),
+    ("run.lease_timeout_s", Some("1"), false),
+];
+
 #[test]
 fn the_hash_changes_with_the_result_alone() {
+    let names: Vec<_> = OTHERS.iter().map(|other| other.0).collect();
+    assert_eq!(names, KEYS.iter().map(|key| key.name).collect::<Vec<_>>(), "every key says what it changes");
     let spec = resolve(GOOD).unwrap();
-    let hash = |change: fn(&mut RunSpec)| {
-        let mut changed = spec.clone();
-        change(&mut changed);
-        changed.hash("pool")
+    for (key, value, defines) in OTHERS {
+        let Some(value) = value else { continue };
+        let mut file = RunFile::parse(GOOD, Path::new("/runs/sst2.toml")).unwrap();
+        file.apply_overrides(&[format!("{key}={value}")]).unwrap();
+        let changed = file.resolve().unwrap();
+        assert_ne!(changed, spec, "{key} is taken");
+        assert_eq!(changed.hash("pool") != spec.hash("pool"), *defines, "{key}");
+    }
+    assert_ne!(spec.hash("another pool"), spec.hash("pool"));
+    let similarity =
+        RunSpec { model: ModelSpec { read_out: ReadOut::Similarity, ..spec.model.clone() }, ..spec.clone() };
+    assert_ne!(similarity.hash("pool"), spec.hash("pool"));
+}
+
+#[test]
+fn what_a_file_leaves_out_follows_from_its_name_and_its_read_out() {
+    let text = GOOD
+        .replace("template = \"{text} It was {mask}.\"", "")
+        .replace("[model]", "[model]\nread_out = \"similarity\"");
+    assert_eq!(resolve(&text).unwrap().task.template.source(), "{text}");
+    let folder = |name: &str| {
+        let mut file = RunFile::parse(GOOD, Path::new("/runs/sst2.toml")).unwrap();
+        file.apply_overrides(&[format!("task.name={name}"), "search.seed=7".to_owned()]).unwrap();
+        file.resolve().unwrap().run.folder
     };
-    let same = spec.hash("pool");
-    assert_eq!(hash(|s| s.run.threads = 3), same);
-    assert_eq!(hash(|s| s.run.folder = "elsewhere".into()), same);
-    assert_eq!(hash(|s| s.task.train = "elsewhere".into()), same);
-    assert_ne!(hash(|s| s.search.seed = 1), same);
-    assert_ne!(hash(|s| s.task.words[0] = "other".into()), same);
-    assert_ne!(spec.hash("another pool"), same);
+    assert_eq!(folder("mr"), Path::new("/runs/runs/mr-7"));
+    assert_eq!(folder("../../mr"), Path::new("/runs/runs/..-..-mr-7"));
 }
 
 /// `docs/run-file.md` as it should be.
