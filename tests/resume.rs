@@ -44,12 +44,12 @@ fn resume(case: &Case, folder: &str) -> Ended {
 }
 
 fn killed_at_random(case: Case) {
-    let (case, _) = whole(case);
+    let (case, _) = whole(case.set("search.budget", "360"));
     for seed in 1..=4 {
         let folder = format!("killed-{seed}");
         let mut dice = Dice(seed);
-        let first = dice.roll(1, case.generations() - 8);
-        let second = dice.roll(first + 1, case.generations() - 4);
+        let first = dice.roll(1, case.generations() - 30);
+        let second = dice.roll(first + 1, case.generations() - 20);
         kill_after(&case, &folder, first, &[]);
         kill_after(&case, &folder, second, &["--resume"]);
         resume(&case, &folder).expect(0);

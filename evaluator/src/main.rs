@@ -1,6 +1,7 @@
 //! `zeroth-evaluator`: loads a model, dials a coordinator, answers until it is told to leave.
 #![allow(clippy::print_stderr)] // a command line speaks
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -137,6 +138,9 @@ fn default_name() -> String {
 
 fn log(cli: &Cli) {
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal()) // a log file wants no colours
+        .with_writer(std::io::stderr);
     if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
 }

@@ -202,6 +202,7 @@ impl Ended {
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "another exit code was expected\n{}", self.report);
+        assert!(!self.err.contains('\u{1b}'), "colours are for terminals\n{}", self.report);
         self
     }
 

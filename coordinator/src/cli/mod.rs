@@ -8,6 +8,7 @@ mod score;
 mod status;
 mod tune;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -90,7 +91,10 @@ pub fn run(cli: Cli) -> Result<(), Error> {
 /// Sets up logging, to stderr.
 pub fn log(cli: &Cli) {
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal()) // a log file wants no colours
+        .with_writer(std::io::stderr);
     if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
 }
 
