@@ -140,7 +140,8 @@ pub async fn run(
     let mut shutdown = pin!(shutdown);
     let (mut failures, mut since) = (0, Instant::now());
     loop {
-        let reason = match stay(&options, &endpoint, &mut start_worker, shutdown.as_mut()).await {
+        let dialled = Instant::now();
+        let (reason, welcomed) = match stay(&options, &endpoint, &mut start_worker, shutdown.as_mut()).await {
             Ended::Left => return Ok(()),
             Ended::Refused(reason) => {
                 return Err(DialError::Refused { url: options.url, reason });
@@ -148,9 +149,10 @@ pub async fn run(
             Ended::Worker(error) => return Err(DialError::Worker(error)),
             Ended::Broken(reason, welcomed) => {
                 if welcomed {
-                    (failures, since) = (0, Instant::now());
+                    since = Instant::now();
                 }
-                reason
+                failures = in_vain(failures, welcomed.then(|| dialled.elapsed()));
+                (reason, welcomed)
             }
         };
         let pause = back_off(failures, RandomState::new().build_hasher().finish());
@@ -159,15 +161,21 @@ pub async fn run(
             let seconds = since.elapsed().as_secs_f64();
             return Err(DialError::GaveUp { url: options.url, seconds, reason });
         }
-        warn!(
-            "coordinator {} not reachable ({reason}); next try in {:.1} s",
-            options.url,
-            pause.as_secs_f64()
-        );
+        let what = if welcomed { "lost" } else { "not reachable" };
+        warn!("coordinator {} {what} ({reason}); next try in {:.1} s", options.url, pause.as_secs_f64());
         tokio::select! {
             () = sleep(pause) => {}
             () = shutdown.as_mut() => return Ok(()),
         }
+    }
+}
+
+/// The attempts in vain that count for the next pause. Only a stay longer than the longest pause wipes them out:
+/// who is welcomed and sent away at once shall not come back ever so fast.
+fn in_vain(failures: u32, stayed: Option<Duration>) -> u32 {
+    match stayed {
+        Some(stayed) if stayed >= BACK_OFF.1 => 0,
+        _ => failures,
     }
 }
 
@@ -358,5 +366,12 @@ mod tests {
         assert_eq!([seconds(0, 0), seconds(1, 0), seconds(3, 0)], [0.2, 0.4, 1.6]);
         assert_eq!(seconds(40, 0), 10.0);
         assert_eq!(seconds(40, u64::MAX), 5.0);
+    }
+
+    #[test]
+    fn only_a_stay_that_lasts_makes_the_pauses_short_again() {
+        assert_eq!(in_vain(3, None), 3);
+        assert_eq!(in_vain(3, Some(Duration::from_secs(9))), 3);
+        assert_eq!(in_vain(3, Some(Duration::from_secs(10))), 0);
     }
 }

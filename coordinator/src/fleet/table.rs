@@ -55,6 +55,13 @@ struct Link {
     last_report: Instant,
 }
 
+impl Link {
+    /// Whether it has prepared the run.
+    fn serves(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(|prepared| prepared.ready)
+    }
+}
+
 /// One run on one evaluator.
 #[derive(Debug, Default)]
 struct Prepared {
@@ -212,7 +219,9 @@ impl Table {
             }
         }
         for (job, part, by) in late {
-            if let Some(job) = self.jobs.get_mut(&job) {
+            if let Some(job) = self.jobs.get_mut(&job)
+                && job.parts.get(part).is_some_and(|part| !part.done)
+            {
                 job.queue.insert(part); // whoever holds it may still be the first to answer
             }
             self.failed(job, part, by, &format!("no answer for {:.0} s", limit.as_secs_f64()));
@@ -252,7 +261,7 @@ impl Table {
         }
     }
 
-    /// A lease is over; its part waits again unless another holds it or it is done.
+    /// A lease is over; its part waits again unless another holds it in good time or it is done.
     fn release(&mut self, lease: LeaseId, held: &Held) {
         let Some(job) = self.jobs.get_mut(&held.job) else {
             return;
@@ -261,7 +270,8 @@ impl Table {
             return;
         };
         part.holders.remove(&lease);
-        if !part.done && part.holders.is_empty() {
+        let late = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
+        if !part.done && part.holders.iter().all(late) {
             job.queue.insert(held.part);
         }
     }
@@ -328,15 +338,35 @@ impl Table {
             return;
         };
         let first = run.ready.is_none();
-        if let Err(refusal) = run.prepared(&link.hello, ready) {
-            let text = refusal.to_string();
-            return self.remove(id, Some(refusal), Some(&text));
+        match run.prepared(&link.hello, ready) {
+            Ok(()) => {}
+            Err(Refusal::Failed(why)) => return self.cannot_serve(run_id, id, why),
+            Err(refusal) => {
+                let text = refusal.to_string();
+                return self.remove(id, Some(refusal), Some(&text));
+            }
         }
         prepared.ready = true;
         if let (true, Some(begun)) = (first, run.begun()) {
             self.actions.push(Action::Begun(run_id, Ok(begun)));
         }
         self.bring_up_to_date(run_id, id);
+    }
+
+    /// An evaluator cannot prepare a run, or has lost it: it goes. Where nobody else can, the run must not wait
+    /// for ever; where others work on it, one bad evaluator that keeps coming back must not end it.
+    fn cannot_serve(&mut self, id: RunId, evaluator: EvaluatorId, why: String) {
+        if !self.runs.contains_key(&id) {
+            return; // it has ended meanwhile
+        }
+        self.drop_failed(evaluator, &why);
+        if self.links.values().any(|link| link.serves(id)) {
+            return;
+        }
+        let limit = self.settings.max_failures;
+        if self.runs.get_mut(&id).is_some_and(|run| run.failed_once_more() >= limit) {
+            self.fail_run(id, &Refusal::Failed(why));
+        }
     }
 
     /// The whole context of a run, at its start or after the search has set it anew.

@@ -18,8 +18,7 @@ impl Table {
         version: ContextVersion,
         task: Task,
     ) -> Result<JobId, Refusal> {
-        let prepared = |link: &&Link| link.runs.get(&id).is_some_and(|prepared| prepared.ready);
-        let evaluators = self.links.values().filter(prepared).count();
+        let evaluators = self.links.values().filter(|link| link.serves(id)).count();
         let run = self.run(id)?;
         let bare = matches!(task, Task::Score { prompt: Prompted::Manual, .. });
         if !bare && run.context().is_none() {
@@ -67,16 +66,7 @@ impl Table {
         match (refused.refusal, held) {
             (refusal @ Refusal::Input(_), _) => self.fail_run(refused.run, &refusal),
             (Refusal::Failed(why), Some(held)) => self.failed(held.job, held.part, id, &why),
-            (Refusal::Failed(why), None) => {
-                if !self.runs.contains_key(&refused.run) {
-                    return; // it has ended meanwhile
-                }
-                self.drop_failed(id, &why);
-                let limit = self.settings.max_failures;
-                if self.runs.get_mut(&refused.run).is_some_and(|run| run.failed_once_more() >= limit) {
-                    self.fail_run(refused.run, &Refusal::Failed(why));
-                }
-            }
+            (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
             (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => {
                 let text = refusal.to_string();
                 self.remove(id, Some(refusal), Some(&text));
@@ -130,7 +120,7 @@ impl Table {
     fn jobs_for(&self, id: EvaluatorId) -> impl Iterator<Item = (JobId, &Job)> {
         let link = self.links.get(&id);
         let may = move |job: &Job| {
-            let ready = link.and_then(|link| link.runs.get(&job.run)).is_some_and(|prepared| prepared.ready);
+            let ready = link.is_some_and(|link| link.serves(job.run));
             ready && self.runs.get(&job.run).is_some_and(|run| run.version() == job.version)
         };
         self.jobs.iter().filter(move |(_, job)| may(job)).map(|(id, job)| (*id, job))
@@ -138,16 +128,12 @@ impl Table {
 
     /// The first part in the queue that this evaluator does not hold already.
     fn waiting_for(&self, id: EvaluatorId) -> Option<(JobId, usize)> {
-        let others = |run: RunId| {
-            let ready = |link: &Link| link.runs.get(&run).is_some_and(|prepared| prepared.ready);
-            self.links.iter().any(|(other, link)| *other != id && ready(link))
-        };
         self.jobs_for(id).find_map(|(job_id, job)| {
             let fits = |index: &&usize| {
                 let Some(part) = job.parts.get(**index) else {
                     return false;
                 };
-                let failed_here = part.failed_by == Some(id) && others(job.run);
+                let failed_here = part.failed_by == Some(id) && self.another_can(id, job.run, &part.holders);
                 !failed_here && !self.holds(id, &part.holders)
             };
             job.queue.iter().find(fits).map(|index| (job_id, *index))
@@ -169,6 +155,16 @@ impl Table {
             let open = job.parts.iter().enumerate().filter(|(_, part)| !part.done);
             let slow = open.filter_map(|(index, part)| since(part).map(|since| (since, index)));
             slow.min().map(|(_, index)| (job_id, index))
+        })
+    }
+
+    /// Whether an evaluator other than `id` and the `holders` can be expected to take work of `run`. One whose
+    /// credit has gone to leases that timed out cannot: it may be stuck for good.
+    fn another_can(&self, id: EvaluatorId, run: RunId, holders: &BTreeSet<LeaseId>) -> bool {
+        let late = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
+        self.links.iter().any(|(other, link)| {
+            let stuck = link.in_flight.len() >= self.settings.credit && link.in_flight.iter().all(late);
+            *other != id && link.serves(run) && !stuck && !self.holds(*other, holders)
         })
     }
 

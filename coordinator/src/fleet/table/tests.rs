@@ -600,3 +600,5 @@ fn every_generation_completes_with_the_same_results_whatever_happens() {
         assert_eq!(held, world.table.leases.len(), "seed {seed}: leases and links disagree");
     }
 }
+
+mod liveness;
