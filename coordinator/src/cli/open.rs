@@ -25,6 +25,10 @@ pub(super) struct Opened {
 }
 
 /// What has to be known before an evaluator can be asked.
+#[cfg_attr(
+    not(feature = "embedded"),
+    expect(dead_code, reason = "only an embedded evaluator asks for a model")
+)]
 struct Plan {
     prepare: Prepare,
     start: Option<Start>,
