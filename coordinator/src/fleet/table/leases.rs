@@ -7,7 +7,7 @@ use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
 use shared::messages::{Answer, Lease, Order, Prompted, Refusal, Refused};
 
 use super::super::job::{Job, Part, Task};
-use super::{Action, Collected, Held, JobId, Link, Table};
+use super::{Action, Collected, Held, JobId, Table};
 
 impl Table {
     /// New work of a run, under a context version that is here or announced.
