@@ -18,7 +18,8 @@ fn work_of(case: &Case, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
     let paths = fs::read_dir(case.path(folder)).unwrap().map(|entry| entry.unwrap().path());
     let kept = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with("checkpoint") || name == "events.jsonl" || name == "prompt.safetensors"
+        name.starts_with("checkpoint")
+            || ["events.jsonl", "prompt.safetensors", "run.toml"].contains(&name.as_str())
     };
     paths.filter(kept).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }

@@ -46,8 +46,11 @@ impl RunFolder {
                 )));
             }
         }
-        let text = toml::to_string(spec).map_err(Error::failed)?;
-        frame::write_bytes_atomic(&folder.run_file(), text.as_bytes()).map_err(Error::failed)?;
+        if checkpoint.is_none() {
+            // what a resumed run was begun with stays: it may yet be refused, for another model say
+            let text = toml::to_string(spec).map_err(Error::failed)?;
+            frame::write_bytes_atomic(&folder.run_file(), text.as_bytes()).map_err(Error::failed)?;
+        }
         Ok((folder, checkpoint))
     }
 

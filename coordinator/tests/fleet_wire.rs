@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use coordinator::fleet::{Fleet, Gathered, Handle, Settings};
 use coordinator::progress::Progress;
-use coordinator::serve::cli::ClientArgs;
+use coordinator::serve::cli::connect;
 use coordinator::serve::clients::Clients;
 use coordinator::serve::{ServeError, ServeOptions, serve};
 use evaluator::dial::{self, DialError, DialOptions};
-use proto::client::Security;
+use proto::client::{Files, Security};
 use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
 use shared::ids::{ContextVersion, Layer, RunId};
@@ -373,7 +373,7 @@ async fn clients_see_who_takes_part() {
     let (_worker, _) = dial(options(house.address, "m"), Duration::ZERO);
     short_run(&house.fleet).await;
     let url = format!("http://{}", house.address);
-    let (channel, token) = ClientArgs::default().connect(&url).await.unwrap();
+    let (channel, token) = connect(&Files::default(), &url).await.unwrap();
     let mut client = RunsClient::with_interceptor(channel, token);
     let list = async { client.list(ListRequest {}).await.unwrap().into_inner() };
     let list = within(list).await;

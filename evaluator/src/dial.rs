@@ -3,11 +3,10 @@
 use std::error::Error as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use proto::client::{Bearer, Files, Security, root_cause};
+use proto::client::{Bearer, Security, root_cause};
 use proto::v1::evaluators_client::EvaluatorsClient;
 use proto::v1::{self, order, report};
 use shared::messages::{Hello, Order, Refusal, Report};
@@ -35,38 +34,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 
 /// Room of the channels to and from the worker.
 const LINK: usize = 64;
-
-/// What the command line says of tokens and TLS. A token may also stand in the variable `ZEROTH_TOKEN`.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct SecurityArgs {
-    /// File with the coordinator's token (or the variable ZEROTH_TOKEN).
-    #[arg(long, env = "ZEROTH_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Authority (PEM) that the coordinator's certificate must come from.
-    #[arg(long, env = "ZEROTH_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// Own certificate (PEM), where the coordinator asks for one.
-    #[arg(long, env = "ZEROTH_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// Key (PEM) of the own certificate.
-    #[arg(long, env = "ZEROTH_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-}
-
-impl SecurityArgs {
-    /// Reads the files and the token.
-    ///
-    /// # Errors
-    /// In words, naming the file or option.
-    pub fn resolve(&self) -> Result<Security, String> {
-        Security::read(&Files {
-            token: self.token_file.clone(),
-            ca: self.tls_ca.clone(),
-            cert: self.tls_cert.clone(),
-            key: self.tls_key.clone(),
-        })
-    }
-}
 
 /// Whom to dial, and how.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use evaluator::dial::{self, DialError, DialOptions};
 use evaluator::model::Model;
 use evaluator::session::Resources;
 use evaluator::worker::Worker;
+use proto::client::{Files, Security};
 use shared::messages::Hello;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -42,7 +43,7 @@ struct Cli {
     #[arg(long, value_name = "SECONDS")]
     give_up_after: Option<u64>,
     #[command(flatten)]
-    security: dial::SecurityArgs,
+    security: Files,
     /// What to log: error, warn, info, debug, or a filter such as `evaluator=debug`.
     #[arg(long, env = "ZEROTH_LOG", default_value = "info")]
     log: String,
@@ -81,7 +82,7 @@ fn run(cli: Cli) -> Result<(), Ended> {
     let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref())
         .map_err(|error| Ended::Input(error.to_string()))?;
     let hello = hello(&cli, &model);
-    let security = cli.security.resolve().map_err(Ended::Input)?;
+    let security = Security::read(&cli.security).map_err(Ended::Input)?;
     let options = DialOptions {
         url: cli.coordinator,
         security,

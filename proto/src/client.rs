@@ -48,16 +48,21 @@ pub fn read(file: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Where a caller's credentials lie.
-#[derive(Clone, Debug, Default)]
+/// Where a caller's credentials lie; options of every program that calls a coordinator. The token may also stand in
+/// the variable `ZEROTH_TOKEN`.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Files {
-    /// File with the token.
+    /// File with the coordinator's token (or the variable ZEROTH_TOKEN).
+    #[arg(long = "token-file", env = "ZEROTH_TOKEN_FILE", value_name = "FILE")]
     pub token: Option<PathBuf>,
-    /// PEM of the authority that the coordinator's certificate must come from.
+    /// Authority (PEM) that the coordinator's certificate must come from.
+    #[arg(long = "tls-ca", env = "ZEROTH_TLS_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// PEM of the caller's own certificate, where the coordinator asks for one.
+    /// Own certificate (PEM), where the coordinator asks for one.
+    #[arg(long = "tls-cert", env = "ZEROTH_TLS_CERT", value_name = "FILE")]
     pub cert: Option<PathBuf>,
-    /// PEM of its key.
+    /// Key (PEM) of the own certificate.
+    #[arg(long = "tls-key", env = "ZEROTH_TLS_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
 }
 

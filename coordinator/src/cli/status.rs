@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use proto::client::Files;
 use proto::v1::runs_client::RunsClient;
 use proto::v1::{EvaluatorStatus, ListRequest, RunStatus, run_status};
 use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::events::Event;
-use crate::serve::cli::ClientArgs;
+use crate::serve::cli::connect;
 
 /// Options of `zeroth status`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    client: ClientArgs,
+    client: Files,
 }
 
 /// Runs `zeroth status`.
@@ -32,7 +33,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         return from_folder(folder, args.json);
     }
     let url = args.coordinator.unwrap_or_default(); // clap requires one of the two
-    let (channel, token) = args.client.connect(&url).await?;
+    let (channel, token) = connect(&args.client, &url).await?;
     let mut client = RunsClient::with_interceptor(channel, token);
     let list = client
         .list(ListRequest {})

@@ -24,39 +24,14 @@ pub struct Args {
     pub tls_client_ca: Option<PathBuf>,
 }
 
-/// What a client brings. A token may also stand in the variable `ZEROTH_TOKEN`.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct ClientArgs {
-    /// File with the coordinator's token (or the variable ZEROTH_TOKEN).
-    #[arg(long, env = "ZEROTH_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Authority (PEM) that the coordinator's certificate must come from.
-    #[arg(long, env = "ZEROTH_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// Own certificate (PEM), where the coordinator asks for one.
-    #[arg(long, env = "ZEROTH_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// Key (PEM) of the own certificate.
-    #[arg(long, env = "ZEROTH_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-}
-
-impl ClientArgs {
-    /// Connects to the coordinator at `url`; the second value puts the token into each call.
-    ///
-    /// # Errors
-    /// [`ServeError::Input`] for a wrong address or file, [`ServeError::Transport`] when nobody answers.
-    pub async fn connect(&self, url: &str) -> Result<(Channel, Bearer), ServeError> {
-        let files = Files {
-            token: self.token_file.clone(),
-            ca: self.tls_ca.clone(),
-            cert: self.tls_cert.clone(),
-            key: self.tls_key.clone(),
-        };
-        let security = Security::read(&files).map_err(ServeError::Input)?;
-        let endpoint = security.endpoint(url).map_err(ServeError::Input)?;
-        let unreachable =
-            |error| ServeError::Transport(format!("coordinator {url} not reachable: {}", root_cause(&error)));
-        Ok((endpoint.connect().await.map_err(unreachable)?, security.bearer()))
-    }
+/// Connects to the coordinator at `url`; the second value puts the token into each call.
+///
+/// # Errors
+/// [`ServeError::Input`] for a wrong address or file, [`ServeError::Transport`] when nobody answers.
+pub async fn connect(files: &Files, url: &str) -> Result<(Channel, Bearer), ServeError> {
+    let security = Security::read(files).map_err(ServeError::Input)?;
+    let endpoint = security.endpoint(url).map_err(ServeError::Input)?;
+    let unreachable =
+        |error| ServeError::Transport(format!("coordinator {url} not reachable: {}", root_cause(&error)));
+    Ok((endpoint.connect().await.map_err(unreachable)?, security.bearer()))
 }
