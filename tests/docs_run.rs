@@ -211,7 +211,7 @@ fn every_example_is_right() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt;
-    for name in ["quickstart", "fetch-minilm"] {
+    for name in ["quickstart", "fetch-minilm", "measure-accuracy"] {
         let path = root().join("scripts").join(name);
         let mode =
             fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions();
