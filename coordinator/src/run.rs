@@ -124,6 +124,8 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         budget: spec.search.budget,
         seed: spec.search.seed,
         incumbent: spec.search.incumbent,
+        select: spec.search.select,
+        dev_every: spec.search.dev_every,
         loss: spec.task.loss,
         metric: spec.task.metric,
     }
@@ -194,7 +196,7 @@ impl<'a> Run<'a> {
         let test = self.score_test(Prompted::Manual).await?;
         self.state.before = Before { dev, test };
         let zero = self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await?;
-        self.state.search.select(zero);
+        self.state.search.select(&self.plan, zero);
         self.began = Instant::now();
         self.save()
     }
@@ -211,8 +213,8 @@ impl<'a> Run<'a> {
             let search = &mut self.state.search;
             let generation = search.accept(&self.plan, self.id, &proposal, &gathered, &labels)?;
             self.fleet.set_context(generation.update).await?;
-            let dev = self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await?;
-            let selected = self.state.search.select(dev);
+            let dev = self.dev_score().await?;
+            let selected = dev.is_some_and(|score| self.state.search.select(&self.plan, score));
             self.event(Event::Generation {
                 generation: generation.number,
                 sweep: generation.sweep,
@@ -270,6 +272,14 @@ impl<'a> Run<'a> {
         let version = self.state.search.context().version();
         let outcome = self.fleet.score(self.id, version, prompted, set).await?;
         Ok(self.rate(&outcome, examples))
+    }
+
+    /// The context's score on dev, where this generation wants one.
+    async fn dev_score(&self) -> Result<Option<DevScore>, Error> {
+        if !self.state.search.wants_dev(&self.plan) {
+            return Ok(None);
+        }
+        self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await.map(Some)
     }
 
     async fn score_test(&self, prompted: Prompted) -> Result<Option<f64>, Error> {

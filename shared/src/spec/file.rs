@@ -174,6 +174,8 @@ impl RunFile {
             seed: self.whole("search.seed", 42)?,
             projection: self.name("search.projection", ProjectionKind::Normal)?,
             incumbent: self.name("search.incumbent", Incumbent::Best)?,
+            select: self.name("search.select", Select::Metric)?,
+            dev_every: self.positive("search.dev_every", 1)? as u64,
         })
     }
 

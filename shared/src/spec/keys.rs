@@ -79,6 +79,12 @@ pub const KEYS: &[Key] = &[
         "\"best\"",
         "which point of a layer the others see: `best` (of the run), `mean` (of the distribution) or `generation-best`",
     ),
+    key(
+        "search.select",
+        "\"metric\"",
+        "what dev keeps a prompt by: its `metric` (then its loss) or its `loss`, which is finer where dev is small",
+    ),
+    key("search.dev_every", "1", "generations between two scores on dev; the last one is always scored"),
     key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
     key("run.threads", "0", "threads of the embedded evaluator, at most 4096; 0 means all cores"),
     key(

@@ -97,6 +97,15 @@ named!(
     }
 );
 named!(
+    /// What the kept deep prompt is chosen by on dev.
+    Select {
+        /// The metric, then the loss.
+        Metric = "metric",
+        /// The loss.
+        Loss = "loss",
+    }
+);
+named!(
     /// Numeric type of the forward pass.
     Dtype {
         /// 32-bit floats.
@@ -198,6 +207,10 @@ pub struct SearchSpec {
     pub projection: ProjectionKind,
     /// What the other layers see.
     pub incumbent: Incumbent,
+    /// What dev keeps a prompt by.
+    pub select: Select,
+    /// Generations between two scores on dev.
+    pub dev_every: u64,
 }
 
 /// `[run]`.

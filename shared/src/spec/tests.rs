@@ -158,6 +158,8 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.seed", Some("1"), true),
     ("search.projection", Some("uniform"), true),
     ("search.incumbent", Some("mean"), true),
+    ("search.select", Some("loss"), true),
+    ("search.dev_every", Some("6"), true),
     ("run.folder", Some("elsewhere"), false),
     ("run.threads", Some("3"), false),
     ("run.max_batch_tokens", Some("100"), false),
