@@ -1,7 +1,7 @@
 //! One generation or score on its way: its pieces, who holds them, what has come back. Pure.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
 use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Refusal, Work};
@@ -23,8 +23,12 @@ pub(super) enum Task {
 pub(super) struct Part {
     pub(super) piece: Piece,
     pub(super) done: bool,
-    /// How often it has failed.
+    /// How often evaluators have failed at it.
     pub(super) failures: u32,
+    /// How many evaluators in a row have vanished while they were at it.
+    pub(super) losses: u32,
+    /// When that was last counted.
+    pub(super) last_loss: Option<Instant>,
     /// Leases out on it, given by or given up in vain.
     pub(super) holders: BTreeSet<LeaseId>,
     /// Who failed it last: others are asked first.
@@ -74,8 +78,15 @@ impl Job {
                 (pieces, Assembly::new(1, examples.len(), classes, true))
             }
         };
-        let part =
-            |piece| Part { piece, done: false, failures: 0, holders: BTreeSet::new(), failed_by: None };
+        let part = |piece| Part {
+            piece,
+            done: false,
+            failures: 0,
+            losses: 0,
+            last_loss: None,
+            holders: BTreeSet::new(),
+            failed_by: None,
+        };
         Ok(Self {
             run: prepare.run,
             version,

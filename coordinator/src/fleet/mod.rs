@@ -44,7 +44,7 @@ pub struct Settings {
     pub silence: Duration,
     /// Leases in flight on one link at most.
     pub credit: usize,
-    /// The same work may fail so often before its run does.
+    /// The same work may fail so often, or so many evaluators in a row may vanish at it, before its run fails.
     pub max_failures: u32,
     /// Added to twice the slowest answer of a job before an idle evaluator duplicates a lease.
     pub patience: Duration,
