@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
 use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Refusal, Work};
+use shared::task::Example;
 
 use super::cut::{self, Piece};
 use super::gather::Assembly;
@@ -73,8 +74,12 @@ impl Job {
                 (pieces, Assembly::new(candidates.len(), examples, classes, false))
             }
             Task::Score { examples, .. } => {
-                let inline = matches!(examples, ExampleSet::Inline(_));
-                let pieces = cut::score(examples.len(), inline, evaluators);
+                let pieces = match examples {
+                    ExampleSet::Inline(examples) => {
+                        cut::inline(&examples.iter().map(sent_bytes).collect::<Vec<_>>(), evaluators)
+                    }
+                    kept => cut::score(kept.len(), evaluators),
+                };
                 (pieces, Assembly::new(1, examples.len(), classes, true))
             }
         };
@@ -158,6 +163,11 @@ impl Job {
     pub(super) fn outcomes(self) -> Vec<Outcome> {
         self.assembly.outcomes()
     }
+}
+
+/// Bytes of an example on the wire: its texts, and no more than 32 for what is around them.
+fn sent_bytes(example: &Example) -> usize {
+    example.text.len() + example.text_pair.as_ref().map_or(0, String::len) + 32
 }
 
 /// Whether the task makes sense for the run: a defect of the caller would otherwise cost evaluators.

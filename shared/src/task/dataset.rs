@@ -16,6 +16,9 @@ mod problem;
 
 pub use problem::{DatasetError, RowProblem};
 
+/// Bytes of a text at most: beyond what any model reads, and short enough to be sent.
+const MAX_TEXT: usize = 1 << 20;
+
 /// One labelled example.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Example {
@@ -241,6 +244,10 @@ fn known_label(label: Option<u32>, classes: usize) -> Option<u32> {
 fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, RowProblem> {
     if text.trim().is_empty() {
         return Err(RowProblem::EmptyText);
+    }
+    let bytes = text.len().max(text_pair.map_or(0, str::len));
+    if bytes > MAX_TEXT {
+        return Err(RowProblem::Huge { bytes, most: MAX_TEXT });
     }
     let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
     Ok(Example { text: text.to_owned(), text_pair, label })

@@ -74,6 +74,16 @@ fn wrong_json_rows_are_named_by_line() {
 }
 
 #[test]
+fn texts_that_no_message_could_carry_are_named_by_line() {
+    let huge = "a ".repeat(MAX_TEXT / 2 + 1);
+    let wanted = RowProblem::Huge { bytes: MAX_TEXT + 2, most: MAX_TEXT };
+    let json = format!("{{\"text\":\"a\",\"label\":0}}\n{{\"text\":\"{huge}\",\"label\":0}}");
+    assert_eq!(problem("t.jsonl", json.as_bytes()), (2, wanted.clone()));
+    let pair = format!("text\ttext_pair\tlabel\na\t{huge}\t1\n");
+    assert_eq!(problem("t.tsv", pair.as_bytes()), (2, wanted));
+}
+
+#[test]
 fn wrong_table_rows_are_named_by_line() {
     for end in ["\n", "\r\n"] {
         // The header is line 1, then an empty line, a row of two lines, and the wrong row: line 5.
