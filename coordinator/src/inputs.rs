@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use shared::messages::Prepare;
+use shared::ids::RunId;
+use shared::messages::{ModelIdentity, Prepare};
 use shared::spec::RunSpec;
 use shared::task::dataset::{self, Example};
 use shared::task::split;
 
 use crate::error::Error;
-use shared::ids::RunId;
+use crate::fleet::{Begun, Handle};
 
 /// A run's specification and its data.
 #[derive(Clone, Debug)]
@@ -89,6 +90,20 @@ impl Inputs {
             train: self.train.clone(),
             dev: self.dev.clone(),
         }
+    }
+
+    /// Begins the run on `fleet`; what is wrong with an example is said with its place.
+    ///
+    /// # Errors
+    /// As [`Handle::begin`].
+    pub async fn begin(
+        &self,
+        fleet: &Handle,
+        run: RunId,
+        expected: Option<ModelIdentity>,
+    ) -> Result<Begun, Error> {
+        let begun = fleet.begin(self.prepare(run), expected).await;
+        begun.map_err(|error| Error::from(error).in_file(&self.spec.task.train))
     }
 
     /// Labels of the training examples, in order.

@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, Error> {
         let id = RunId(1);
         let expected = checkpoint.as_ref().map(|checkpoint| checkpoint.model.clone());
-        let begun = fleet.begin(inputs.prepare(id), expected).await?;
+        let begun = inputs.begin(fleet, id, expected).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {
@@ -276,8 +276,7 @@ impl<'a> Run<'a> {
         let Some(test) = &self.inputs.test else { return Ok(None) };
         let score = self.score(prompted, ExampleSet::Inline(test.clone()), test).await;
         let file = self.inputs.spec.task.test.as_deref().unwrap_or(Path::new("task.test"));
-        let score = score.map_err(|error| error.about(file.display()))?;
-        Ok(Some(score.metric))
+        Ok(Some(score.map_err(|error| error.in_file(file))?.metric))
     }
 
     fn rate(&self, outcome: &Outcome, examples: &[Example]) -> DevScore {

@@ -55,7 +55,9 @@ fn hello(weights: &str) -> Hello {
 }
 
 fn examples(n: usize) -> Vec<Example> {
-    (0..n).map(|i| Example { text: format!("text {i}"), text_pair: None, label: 0 }).collect()
+    (0..n)
+        .map(|i| Example { text: format!("text {i}"), text_pair: None, label: 0, line: 1 + i as u32 })
+        .collect()
 }
 
 fn prepare() -> Prepare {

@@ -185,7 +185,7 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
     let worker = embedded(inputs, &fleet).await?;
     let run = RunId(1);
-    let begun = fleet.begin(inputs.prepare(run), None).await?;
+    let begun = inputs.begin(&fleet, run, None).await?;
     let plan = run::plan(inputs, begun.model.layers as usize);
     let start = Start {
         run,

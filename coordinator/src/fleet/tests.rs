@@ -23,7 +23,7 @@ fn hello() -> Hello {
 }
 
 fn examples(n: usize) -> Vec<Example> {
-    (0..n).map(|i| Example { text: format!("{i}"), text_pair: None, label: 0 }).collect()
+    (0..n).map(|i| Example { text: format!("{i}"), text_pair: None, label: 0, line: 1 + i as u32 }).collect()
 }
 
 fn prepare() -> Prepare {

@@ -30,6 +30,9 @@ pub struct Example {
     pub text_pair: Option<String>,
     /// The class, `0..classes`.
     pub label: u32,
+    /// The line it begins on in the file it was read from, from 1: what an error calls it by.
+    #[serde(default)]
+    pub line: u32,
 }
 
 /// Reads the examples of `path`, whose ending chooses the format: `.jsonl` (also `.ndjson`, `.json`), `.csv`,
@@ -98,7 +101,8 @@ fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Exam
             continue;
         }
         let at = |problem| DatasetError::Row { path: path.to_owned(), line: index + 1, problem };
-        examples.push(json_row(row, classes).map_err(at)?);
+        let example = json_row(row, classes).map_err(at)?;
+        examples.push(Example { line: count(index + 1), ..example });
     }
     Ok(examples)
 }
@@ -200,9 +204,17 @@ fn read_table(
         let at = |problem| DatasetError::Row { path: path.to_owned(), line, problem };
         match &columns {
             None => columns = Some(Columns::find(path, &record)?),
-            Some(columns) => examples.push(table_row(&record, columns, separator, classes).map_err(at)?),
+            Some(columns) => {
+                let example = table_row(&record, columns, separator, classes).map_err(at)?;
+                examples.push(Example { line: count(line), ..example });
+            }
         }
     }
+}
+
+/// A line's number as an example carries it; no file that fits the memory has more.
+fn count(line: usize) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
 }
 
 /// The first byte at or after `from` that is no line end.
@@ -250,7 +262,7 @@ fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, R
         return Err(RowProblem::Huge { bytes, most: MAX_TEXT });
     }
     let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
-    Ok(Example { text: text.to_owned(), text_pair, label })
+    Ok(Example { text: text.to_owned(), text_pair, label, line: 0 }) // the line is its reader's to say
 }
 
 #[cfg(test)]

@@ -66,7 +66,9 @@ impl Table {
             return self.drop_failed(id, "it refused a lease that it does not hold");
         }
         match (refused.refusal, held) {
-            (refusal @ Refusal::Input(_), _) => self.fail_run(refused.run, &refusal),
+            (refusal @ (Refusal::Input(_) | Refusal::Example { .. }), _) => {
+                self.fail_run(refused.run, &refusal)
+            }
             (Refusal::Failed(why), Some(held)) => self.failed(held.job, held.part, id, &why),
             (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
             (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => self.remove(id, Some(refusal)),

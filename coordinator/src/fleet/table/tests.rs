@@ -46,7 +46,8 @@ fn hello(weights: &str) -> Hello {
 }
 
 fn prepare() -> Prepare {
-    let example = |i: usize| Example { text: format!("text {i}"), text_pair: None, label: 0 };
+    let example =
+        |i: usize| Example { text: format!("text {i}"), text_pair: None, label: 0, line: 1 + i as u32 };
     Prepare {
         run: RUN,
         read_out: ReadOut::MaskedLm,
