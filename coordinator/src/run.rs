@@ -10,6 +10,7 @@ use shared::spec::{Method, ProjectionKind};
 use shared::task::Example;
 use shared::task::loss::mean;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
@@ -87,8 +88,12 @@ pub async fn tune(
     ended
 }
 
-/// The summary of a run whose checkpoint says that all is done.
-pub fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
+/// The summary of a run whose checkpoint says that all is done, with the test set that `inputs` name.
+pub fn done_before(checkpoint: &Checkpoint, inputs: &Inputs) -> Option<Summary> {
+    finished(checkpoint).filter(|_| checkpoint.before.test_sha256 == inputs.test_sha256)
+}
+
+fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
     let finished = checkpoint.finished?;
     Some(Summary {
         calls: checkpoint.search.calls(),
@@ -171,6 +176,8 @@ impl<'a> Run<'a> {
         })?;
         if fresh {
             run.score_before().await?;
+        } else if run.state.before.test_sha256 != inputs.test_sha256 {
+            run.test_again().await?;
         }
         Ok(run)
     }
@@ -192,9 +199,22 @@ impl<'a> Run<'a> {
         self.report(State::Before);
         let dev = self.score(Prompted::Manual, self.dev_set(), &self.inputs.dev).await?;
         let test = self.score_test(Prompted::Manual).await?;
-        self.state.before = Before { dev, test };
+        self.state.before = Before { dev, test, test_sha256: self.inputs.test_sha256.clone() };
         let zero = self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await?;
         self.state.search.select(zero);
+        self.began = Instant::now();
+        self.save()
+    }
+
+    /// The run file names other test data than before: what was scored on the old ones must not stand beside what
+    /// will be scored on the new ones.
+    async fn test_again(&mut self) -> Result<(), Error> {
+        warn!("the test set is not the one scored before: all scores on it are taken anew");
+        self.report(State::Before);
+        self.state.before.test = self.score_test(Prompted::Manual).await?;
+        self.state.before.test_sha256.clone_from(&self.inputs.test_sha256);
+        self.state.finished = None;
+        self.folder.describe(&self.inputs.spec)?;
         self.began = Instant::now();
         self.save()
     }
@@ -333,7 +353,7 @@ fn new_state(inputs: &Inputs, plan: &Plan, ready: &Ready, model: ModelIdentity) 
         search: Search::new(plan)?,
         events_bytes: 0,
         seconds: 0.0,
-        before: Before { dev: DevScore { metric: 0.0, loss: f64::INFINITY }, test: None },
+        before: Before { dev: DevScore { metric: 0.0, loss: f64::INFINITY }, test: None, test_sha256: None },
         finished: None,
     })
 }

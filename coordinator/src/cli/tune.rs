@@ -56,8 +56,8 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
         return dry_run(&inputs, args.json).await;
     }
     let (folder, checkpoint) = RunFolder::open(&inputs.spec, &inputs.hash, args.resume)?;
-    if let Some(summary) = checkpoint.as_ref().and_then(run::finished).filter(|_| folder.artefact().exists())
-    {
+    let done = checkpoint.as_ref().and_then(|checkpoint| run::done_before(checkpoint, &inputs));
+    if let Some(summary) = done.filter(|_| folder.artefact().exists()) {
         eprintln!("{}: finished before; nothing to do", folder.path().display());
         return print(&inputs, &folder, &summary, args.json);
     }
