@@ -54,7 +54,8 @@ pub struct Run<'a> {
     calls_before: u64,
 }
 
-/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint.
+/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. `model` is the one that
+/// evaluators must have, where it is known.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when stopped; otherwise what went wrong.
@@ -62,12 +63,13 @@ pub async fn tune(
     inputs: &Inputs,
     folder: &RunFolder,
     checkpoint: Option<Checkpoint>,
+    model: Option<ModelIdentity>,
     fleet: &Handle,
     reporter: &Reporter,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let work = async {
-        let mut run = Run::begin(inputs, folder, checkpoint, fleet, reporter).await?;
+        let mut run = Run::begin(inputs, folder, checkpoint, model, fleet, reporter).await?;
         run.search().await?;
         run.finish().await
     };
@@ -139,12 +141,12 @@ impl<'a> Run<'a> {
         inputs: &'a Inputs,
         folder: &'a RunFolder,
         checkpoint: Option<Checkpoint>,
+        model: Option<ModelIdentity>,
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
         let id = RunId(1);
-        let expected = checkpoint.as_ref().map(|checkpoint| checkpoint.model.clone());
-        let begun = inputs.begin(fleet, id, expected).await?;
+        let begun = inputs.begin(fleet, id, model).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {

@@ -184,8 +184,8 @@ impl Handle {
         joined.unwrap_or_else(|_| Err(Refusal::Failed("the coordinator has ended".to_owned())))
     }
 
-    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that a resumed run
-    /// was begun with.
+    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that evaluators must have,
+    /// where it is known: that of a resumed run, or of a folder on the coordinator's machine.
     ///
     /// # Errors
     /// [`FleetError::Refused`] when the run's input is wrong, or [`FleetError::Closed`].

@@ -213,7 +213,7 @@ impl Table {
 
     // Runs.
 
-    /// A run begins; on a resume `expected` is the model it was begun with.
+    /// A run begins; `expected` is its model, where that is known before an evaluator has told its own.
     pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Option<ModelIdentity>) {
         let id = prepare.run;
         let problem = match (&self.forsaken, self.runs.contains_key(&id)) {

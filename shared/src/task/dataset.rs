@@ -4,13 +4,14 @@
 //! from 0. Others are ignored. A byte order mark, CRLF and a last line without its end are all right; empty
 //! lines are skipped.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+
+use crate::hash;
 
 mod problem;
 
@@ -76,18 +77,9 @@ fn parse(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, Data
 /// # Errors
 /// The file cannot be read.
 pub fn data_sha256(path: &Path) -> Result<String, DatasetError> {
-    let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(unreadable(path, source)),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut all = Sha256::new();
+    hash::feed(&mut all, path).map_err(|source| unreadable(path, source))?;
+    Ok(hash::hex(all))
 }
 
 fn unreadable(path: &Path, source: io::Error) -> DatasetError {
