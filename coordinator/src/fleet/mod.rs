@@ -297,4 +297,6 @@ impl Ticket {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

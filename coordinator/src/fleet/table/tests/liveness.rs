@@ -92,7 +92,7 @@ fn statistics_of_the_wrong_shape_are_not_asked_for_for_ever() {
     let (mut world, _) = World::with(0);
     for _ in 0..5 {
         let odd = world.table.join(world.now, hello("m"), false).unwrap();
-        let ready = Ready { flops: vec![1.0], ..found() };
+        let ready = Ready { flops: vec![1.0], ..ready(RUN) };
         world.report(odd, Report::Ready(Box::new(ready)));
     }
     assert_eq!(world.begun, [Err(failed("ready with 1 flops, 2 expected"))]);
