@@ -228,7 +228,8 @@ pub struct RunSettings {
 
 impl RunSpec {
     /// Identifies what the result depends on: everything but `[run]`, the task's name, and where files lie.
-    /// `train_sha256` stands for the pool; the model is checked by its own hashes, the test set changes no prompt.
+    /// `train_sha256` stands for the pool; the model is checked by its own hashes, the test set changes no prompt,
+    /// and has a hash of its own beside the scores on it.
     pub fn hash(&self, train_sha256: &str) -> String {
         let mut defining = self.clone();
         defining.model.path = String::new();
