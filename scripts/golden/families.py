@@ -13,6 +13,7 @@ import argparse
 import tokens
 import torch
 import transformers as hf
+from seq2seq import T5, Bart
 from tiny import Family, make
 
 MADE_BY = "scripts/golden/families.py"
@@ -131,6 +132,109 @@ GEMMA3_HUB = dict(
     _sliding_window_pattern=None,
 )
 
+
+def modernbert(vocab_size):
+    # Layers: full, local, local, full. A local row sees 4 rows to each side.
+    config = hf.ModernBertConfig(
+        vocab_size=vocab_size,
+        hidden_size=36,
+        intermediate_size=44,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        max_position_embeddings=128,
+        local_attention=8,
+        global_attn_every_n_layers=3,
+        rope_parameters=dict(full_attention=rope(1e4), sliding_attention=rope(1e2)),
+        **dict(cls_token_id=0, bos_token_id=0, pad_token_id=1, sep_token_id=2, eos_token_id=2),
+    )
+    return hf.ModernBertForMaskedLM(config)
+
+
+MODERNBERT_HUB = dict(
+    rope_parameters=None,
+    layer_types=None,
+    global_attn_every_n_layers=3,
+    global_rope_theta=1e4,
+    local_rope_theta=1e2,
+)
+
+
+def t5_like(vocab_size, feed_forward):
+    return hf.T5Config(
+        vocab_size=vocab_size,
+        d_model=30,
+        d_kv=8,
+        d_ff=52,
+        num_heads=3,
+        num_layers=3,
+        num_decoder_layers=2,
+        relative_attention_num_buckets=12,
+        relative_attention_max_distance=20,
+        feed_forward_proj=feed_forward,
+        decoder_start_token_id=0,
+        **dict(pad_token_id=0, eos_token_id=1),
+    )
+
+
+def t5(vocab_size):
+    return hf.T5ForConditionalGeneration(t5_like(vocab_size, "relu"))
+
+
+def t5v11(vocab_size):
+    config = t5_like(vocab_size, "gated-gelu")
+    config.scale_decoder_outputs = False
+    model = hf.T5ForConditionalGeneration(config)
+    # transformers 5 ties the head of every T5 it makes; what is read with a head of its own keeps it.
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return model
+
+
+T5_HUB = dict(decoder_start_token_id=0, scale_decoder_outputs=None, dense_act_fn=None, is_gated_act=None)
+
+
+def bart(vocab_size):
+    config = hf.BartConfig(
+        vocab_size=vocab_size,
+        d_model=30,
+        encoder_layers=3,
+        decoder_layers=2,
+        encoder_attention_heads=3,
+        decoder_attention_heads=5,
+        encoder_ffn_dim=44,
+        decoder_ffn_dim=36,
+        max_position_embeddings=48,
+        decoder_start_token_id=2,
+        **dict(bos_token_id=0, pad_token_id=1, eos_token_id=2),
+    )
+    model = hf.BartForConditionalGeneration(config)
+    # Zero in BART's checkpoints, but part of them; drawn so that it is not forgotten.
+    model.final_logits_bias.copy_(0.2 * torch.randn(model.final_logits_bias.shape))
+    return model
+
+
+def deberta(vocab_size):
+    # legacy=False: the head by the names of DeBERTa v3's own checkpoints, lm_predictions.lm_head.
+    config = hf.DebertaV2Config(
+        vocab_size=vocab_size,
+        hidden_size=36,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=52,
+        max_position_embeddings=64,
+        relative_attention=True,
+        max_relative_positions=-1,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+        type_vocab_size=0,
+        pad_token_id=0,
+        legacy=False,
+    )
+    return hf.DebertaV2ForMaskedLM(config)
+
+
 FAMILIES = [
     Family("gpt2", 21, tokens.gpt2, gpt2, "next_token", lead=0),
     Family("llama", 22, tokens.with_bos, llama, "next_token", hub=LLAMA_HUB),
@@ -143,7 +247,7 @@ FAMILIES = [
         hub=dict(rope_parameters=None, head_dim=None, rope_theta=1e4),
     ),
     Family("qwen2", 24, tokens.gpt2, qwen2, "next_token", lead=0),
-    Family("qwen3", 25, tokens.gpt2, qwen3, "next_token", lead=0),
+    Family("qwen3", 25, tokens.gpt2, qwen3, "next_token", lead=0, poolings=("mean", "last")),
     Family(
         "gemma2",
         26,
@@ -154,6 +258,20 @@ FAMILIES = [
         hub=dict(rope_parameters=None, layer_types=None, rope_theta=1e4),
     ),
     Family("gemma3", 27, tokens.with_bos, gemma3, "next_token", norm_centre=0.0, hub=GEMMA3_HUB),
+    Family("modernbert", 28, tokens.modernbert, modernbert, "masked_lm", hub=MODERNBERT_HUB),
+    Family("t5", 29, tokens.t5, t5, "seq2seq", lead=0, golden=T5, hub=T5_HUB),
+    Family(
+        "t5v11",
+        30,
+        tokens.t5,
+        t5v11,
+        "seq2seq",
+        lead=0,
+        golden=T5,
+        hub=T5_HUB | dict(tie_word_embeddings=False),
+    ),
+    Family("bart", 31, tokens.roberta, bart, "seq2seq", golden=Bart, hub=dict(decoder_start_token_id=2)),
+    Family("deberta-v3", 32, tokens.deberta, deberta, "masked_lm", hub=dict(pos_att_type="p2c|c2p")),
 ]
 
 

@@ -45,7 +45,7 @@ def roberta(vocab_size):
 
 
 FAMILIES = [
-    Family("bert", 11, tokens.wordpiece, bert, "masked_lm"),
+    Family("bert", 11, tokens.wordpiece, bert, "masked_lm", poolings=("mean", "cls")),
     Family("roberta", 12, tokens.roberta, roberta, "masked_lm"),
 ]
 

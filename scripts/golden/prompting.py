@@ -71,6 +71,8 @@ def head_at(model, rows, label_ids):
     """Masked-LM logits of the label words [B, C] from hidden rows [B, H], by way of the whole vocabulary."""
     if hasattr(model, "decoder"):  # ModernBERT's head is in two
         return model.decoder(model.head(rows))[:, label_ids]
+    if hasattr(model, "lm_predictions"):  # DeBERTa v3's is handed the embeddings
+        return model.lm_predictions(rows, model.get_input_embeddings())[:, label_ids]
     head = model.lm_head if hasattr(model, "lm_head") else model.cls
     return head(rows)[:, label_ids]
 
@@ -86,6 +88,15 @@ def mean_rows(hidden, mask, prompt_tokens, lead=1):
     weights = mask.to(hidden.dtype).clone()
     weights[:, lead : lead + prompt_tokens] = 0
     return (hidden * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def pooled_rows(hidden, mask, prompt_tokens, lead, pooling):
+    """One row an example [B, H], as sentence encoders pool: mean_rows, the first row, the last real one."""
+    if pooling == "mean":
+        return mean_rows(hidden, mask, prompt_tokens, lead)
+    if pooling == "cls":
+        return hidden[:, 0]
+    return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
 
 
 def similarity(pooled, classes, temperature):

@@ -35,6 +35,7 @@ class Family:
     lead: int = 1
     norm_centre: float = 1.0  # Gemma's norms multiply by 1 + weight
     golden: type = Golden
+    poolings: tuple = ("mean",)
     # Keys of config.json as models on the hub have them where transformers now writes others; None: left out.
     hub: dict = dataclasses.field(default_factory=dict)
 
@@ -95,6 +96,7 @@ def make(family, made_by):
         lead=family.lead,
         read_out=family.read_out,
         mask_id=fast.mask_token_id,
+        poolings=family.poolings,
     )
     golden = family.golden(model, asked)
     golden.put_all(candidates=3)

@@ -11,8 +11,8 @@ from prompting import (
     last_hidden,
     last_logits,
     layers,
-    mean_rows,
     pad,
+    pooled_rows,
     prompted,
     similarity,
     with_prompt_rows,
@@ -35,6 +35,7 @@ class Asked:
     lead: int = 1
     read_out: str = "masked_lm"  # or next_token, seq2seq
     mask_id: int | None = None
+    poolings: tuple = ("mean",)  # of the similarity read-out
 
 
 class Golden:
@@ -44,19 +45,19 @@ class Golden:
         self.model, self.asked = model, asked
         self.tensors = {}
         self.noise = {"padded": 0.0, "f64": 0.0}
-        self.classes = None
-        if asked.phrases:
-            self.classes = torch.cat([self.pooled(phrase) for phrase in asked.phrases])
-            self.tensors["class_embeddings"] = self.classes
+        self.classes = {}
+        for pooling in asked.poolings if asked.phrases else []:
+            self.classes[pooling] = torch.cat([self.pooled(phrase, pooling) for phrase in asked.phrases])
+            self.tensors["class_embeddings" + of(pooling)] = self.classes[pooling]
 
     @staticmethod
     def row(row):
         """The row that `read` wants for an example whose mask (or last token) is at `row`."""
         return row
 
-    def pooled(self, phrase):
+    def pooled(self, phrase, pooling):
         ids, mask = pad([phrase], 0)
-        return mean_rows(last_hidden(self.model, ids, mask), mask, 0)
+        return pooled_rows(last_hidden(self.model, ids, mask), mask, 0, self.asked.lead, pooling)
 
     def read(self, ids, mask, rows, injection):
         """Every read-out of a batch: {"masked_lm": [B, C], "similarity": [B, K]}. `rows` as in Asked."""
@@ -64,9 +65,9 @@ class Golden:
         prompt_tokens = len(asked.initial_ids) if injection else 0
         rows = [row + prompt_tokens for row in rows]
         hidden = last_hidden(self.model, ids, mask)
-        if self.classes is not None:
-            pooled = mean_rows(hidden, mask, prompt_tokens, asked.lead)
-            out["similarity"] = similarity(pooled, self.classes.to(pooled.dtype), TEMPERATURE)
+        for pooling, classes in self.classes.items():
+            pooled = pooled_rows(hidden, mask, prompt_tokens, asked.lead, pooling)
+            out["similarity" + of(pooling)] = similarity(pooled, classes.to(pooled.dtype), TEMPERATURE)
         if asked.read_out == "masked_lm" and asked.label_ids:
             out["masked_lm"] = head_at(self.model, hidden[torch.arange(len(ids)), rows], asked.label_ids)
         if asked.read_out == "next_token":
@@ -148,6 +149,11 @@ class Golden:
             if hidden:
                 self.put_hidden(injection, prompts, injection)
             self.put_populations(injection, prompts, drawn, injection)
+
+
+def of(pooling):
+    """The ending of a tensor's name: mean, the usual pooling, has none."""
+    return "" if pooling == "mean" else f"_{pooling}"
 
 
 def first(out):
