@@ -1,29 +1,47 @@
-//! Attention of one example's query rows over its own keys, without padding and without a mask.
+//! Attention of one example's query rows over its own keys, without padding.
 //!
-//! An example's keys are two runs of rows: its text and its prompt. Their order is fixed, text first, so that an
-//! example's result does not depend on its neighbours.
+//! An example's keys are two runs of rows: its text and its prompt. Their order is fixed, so that an example's result
+//! does not depend on its neighbours: text first where every query sees every key, else the order of their positions,
+//! so that what a query sees is one range.
 
-use crate::kernel::{Packed, gemm, softmax};
+use super::choices::{Heads, Place, Sight};
+use crate::kernel::{Packed, gemm, soft_cap, softmax};
 
-/// One example's keys and values: rows of `[keys | values]`, `2 * hidden` wide.
+/// One example's keys and values: rows of `[keys | values]`.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
-    pub(super) text: &'a [f32],
-    pub(super) prompt: &'a [f32],
-    pub(super) hidden: usize,
+    text: &'a [f32],
+    prompt: &'a [f32],
+    /// Keys' width; a row has twice as many numbers.
+    width: usize,
+    /// Text rows before the prompt's.
+    before: usize,
 }
 
 impl<'a> Keys<'a> {
+    pub(super) fn new(heads: &Heads, place: Place, text: &'a [f32], prompt: &'a [f32]) -> Self {
+        let width = heads.key_width();
+        let rows = text.len() / (2 * width);
+        let before = if heads.sight == Sight::All { rows } else { place.lead.min(rows) };
+        Self { text, prompt, width, before }
+    }
+
     fn len(&self) -> usize {
-        (self.text.len() + self.prompt.len()) / (2 * self.hidden)
+        (self.text.len() + self.prompt.len()) / (2 * self.width)
     }
 
     /// `width` numbers of row `t` from column `column`.
     #[inline]
     fn slice(&self, t: usize, column: usize, width: usize) -> &'a [f32] {
-        let wide = 2 * self.hidden;
-        let in_text = self.text.len() / wide;
-        let row = if t < in_text { &self.text[t * wide..] } else { &self.prompt[(t - in_text) * wide..] };
+        let wide = 2 * self.width;
+        let prompt = self.prompt.len() / wide;
+        let row = if t < self.before {
+            &self.text[t * wide..]
+        } else if t < self.before + prompt {
+            &self.prompt[(t - self.before) * wide..]
+        } else {
+            &self.text[(t - prompt) * wide..]
+        };
         &row[column..column + width]
     }
 }
@@ -36,31 +54,70 @@ pub(super) struct AttentionScratch {
     scores: Vec<f32>,
 }
 
-/// Query rows and the place their results go, both `hidden` wide.
+/// Where a set of query rows stands.
+#[derive(Clone, Copy)]
+pub(super) enum Stand {
+    /// Text rows from this one on.
+    Text(usize),
+    /// The prompt's rows.
+    Prompt,
+}
+
+/// Query rows and the place their results go, both of the query heads' width.
 pub(super) struct Queries<'a> {
     pub(super) rows: &'a [f32],
+    pub(super) stand: Stand,
     pub(super) out: &'a mut [f32],
 }
 
-/// `softmax(Q K^T / sqrt(width)) V` for each head and each set of query rows.
-pub(super) fn attend(heads: usize, keys: Keys<'_>, sets: &mut [Queries<'_>], scratch: &mut AttentionScratch) {
-    let hidden = keys.hidden;
-    let width = hidden / heads;
-    let (len, scale) = (keys.len(), 1.0 / (width as f32).sqrt());
-    for head in 0..heads {
+/// `softmax(cap(scale Q K^T)) V` for each head and each set of query rows, over the keys that each row sees.
+pub(super) fn attend(
+    heads: &Heads,
+    place: Place,
+    keys: Keys<'_>,
+    sets: &mut [Queries<'_>],
+    scratch: &mut AttentionScratch,
+) {
+    let (width, len, stride) = (heads.width, keys.len(), heads.query_width());
+    let shared = heads.queries / heads.keys;
+    for head in 0..heads.keys {
         let column = head * width;
         scratch.keys.fill(len, width, |t, depth| keys.slice(t, column + depth, 1)[0]);
-        scratch.values.fill_rows(width, len, |t| keys.slice(t, hidden + column, width));
+        scratch.values.fill_rows(width, len, |t| keys.slice(t, keys.width + column, width));
         for set in sets.iter_mut() {
-            let rows = set.rows.len() / hidden;
+            let rows = set.rows.len() / stride;
             if rows == 0 {
                 continue;
             }
             scratch.scores.resize(rows * len, 0.0);
             let scores = &mut scratch.scores[..rows * len];
-            gemm(&set.rows[column..], hidden, rows, &scratch.keys, None, scores, len);
-            scores.chunks_exact_mut(len).for_each(|row| softmax(row, scale));
-            gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], hidden);
+            for column in (head * shared..(head + 1) * shared).map(|query| query * width) {
+                gemm(&set.rows[column..], stride, rows, &scratch.keys, None, scores, len);
+                for (r, row) in scores.chunks_exact_mut(len).enumerate() {
+                    let position = match set.stand {
+                        Stand::Text(first) => place.text(first + r),
+                        Stand::Prompt => place.prompt(r),
+                    };
+                    weigh(heads, row, position);
+                }
+                gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], stride);
+            }
+        }
+    }
+}
+
+/// Scores of one query to weights, in place. A key that is not seen weighs exactly nothing: adding its product changes
+/// no bit of the result.
+fn weigh(heads: &Heads, row: &mut [f32], position: usize) {
+    let seen = heads.sight.range(position, row.len());
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    let row = &mut row[seen];
+    match heads.cap {
+        None => softmax(row, heads.scale),
+        Some(cap) => {
+            soft_cap(row, heads.scale, cap);
+            softmax(row, 1.0);
         }
     }
 }

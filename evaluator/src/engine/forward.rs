@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
+use super::Injection;
+use super::pack::Batch;
 use super::read_out::Head;
-use super::{Injection, Settings};
-use crate::backbone::{Backbone, Hidden, Input, Projected, PromptRows, Scratch, Wanted};
+use crate::backbone::{Backbone, Hidden, Input, Linear, Place, Projected, PromptRows, Scratch, Wanted};
 
 /// Buffers of one task.
 #[derive(Default)]
@@ -39,8 +40,21 @@ pub(super) enum Deep<'a> {
     Absent,
     /// `add`: each layer's prompt, `[L][n * hidden]`.
     Add(&'a [Vec<f32>]),
-    /// `prefix`: each layer's keys and values, `[L][n * 2 hidden]`.
+    /// `add` in a causal model: the prompt's rows never see the text, one example's serve all.
+    AddShared(&'a [Vec<f32>]),
+    /// `prefix`: each layer's keys and values, `[L][n * 2 * keys * width]`.
     Prefix(&'a [Vec<f32>]),
+}
+
+impl Deep<'_> {
+    /// The embedded prompt rows that `add` starts from: one example's, where they are shared.
+    pub(super) fn rows(&self, batch: &Batch) -> Vec<f32> {
+        match self {
+            Self::Absent | Self::Prefix(_) => Vec::new(),
+            Self::Add(_) => batch.prompt.repeat(batch.spans.len()),
+            Self::AddShared(_) => batch.prompt.clone(),
+        }
+    }
 }
 
 /// Where a task starts.
@@ -50,14 +64,31 @@ pub(super) struct From<'a> {
     pub(super) layer: usize,
     /// Hidden states of the task's text rows at that layer's input.
     pub(super) text: &'a [f32],
-    /// In `add`, those of its prompt rows before the layer's prompt is added, `[examples * n, hidden]`.
+    /// In `add`, those of its prompt rows before the layer's prompt is added: `[examples * n, hidden]`, or
+    /// `[n, hidden]` where they are shared.
     pub(super) prompt: &'a [f32],
     /// The text rows' projections at that layer, when known.
     pub(super) known: Option<Projected<'a>>,
     /// Each example's rows.
     pub(super) spans: &'a [Range<usize>],
+    pub(super) place: Place,
     /// Each example's read-out row.
     pub(super) picks: &'a [usize],
+}
+
+impl<'a> From<'a> {
+    /// At the bottom, with all examples of a batch.
+    pub(super) fn bottom(batch: &'a Batch, prompt: &'a [f32]) -> Self {
+        Self {
+            layer: 0,
+            text: &batch.text,
+            prompt,
+            known: None,
+            spans: &batch.spans,
+            place: batch.place,
+            picks: &batch.picks,
+        }
+    }
 }
 
 /// What stays the same over all tasks.
@@ -88,7 +119,7 @@ impl Pass<'_> {
             };
             self.layer(layer, from, deep, own, wanted, buffers);
         }
-        self.head.logits(self.backbone, &buffers.now.text, from.spans)
+        self.head.logits(self.backbone, &mut buffers.now.text, from.spans)
     }
 
     /// Runs one layer; its output is in `buffers.now`.
@@ -113,11 +144,15 @@ impl Pass<'_> {
                 add_each(&mut now.prompt, own.unwrap_or(&prompts[layer]));
                 PromptRows::Rows(&now.prompt)
             }
+            Deep::AddShared(prompts) => {
+                add_each(&mut now.prompt, own.unwrap_or(&prompts[layer]));
+                PromptRows::Shared(&now.prompt)
+            }
             Deep::Prefix(keys) => PromptRows::Prefix(own.unwrap_or(&keys[layer])),
         };
         let text = if first { from.text } else { &now.text };
         let known = from.known.filter(|_| first);
-        let input = Input { text, spans: from.spans, prompt, known };
+        let input = Input { text, spans: from.spans, place: from.place, prompt, known };
         self.backbone.blocks[layer].forward(input, wanted, scratch, next);
         std::mem::swap(now, next);
     }
@@ -138,28 +173,29 @@ fn add_each(rows: &mut [f32], prompt: &[f32]) {
 }
 
 /// Floating-point operations of the matrix products of one candidate from `layer` to the top, attention included.
-pub(super) fn flops(
-    backbone: &Backbone,
-    settings: &Settings,
-    head: &Head,
-    spans: &[Range<usize>],
-    layer: usize,
-) -> f64 {
-    let (hidden, wide) = (backbone.hidden() as f64, backbone.config.intermediate_size as f64);
-    let n = settings.prompt_tokens as f64;
-    let add = settings.injection == Injection::Add;
-    let layers = layer..backbone.layers();
+pub(super) fn flops(pass: Pass<'_>, batch: &Batch, injection: Injection, layer: usize) -> f64 {
+    let n = batch.place.rows as f64;
+    let own = match injection {
+        Injection::Prefix => 0.0,
+        Injection::Add if pass.backbone.is_causal() => n / batch.spans.len().max(1) as f64, // shared by all
+        Injection::Add => n,
+    };
     let of_example = |layer: usize, span: &Range<usize>| {
+        let block = &pass.backbone.blocks[layer];
         let text = span.len() as f64;
-        let last = layer + 1 == backbone.layers();
-        let (rows, keys) = (if add { text + n } else { text }, text + n);
-        let wanted = match (last, head.reads_one_row()) {
+        let last = layer + 1 == pass.backbone.layers();
+        let (rows, keys) = (text + own, text + n);
+        let wanted = match (last, pass.head.reads_one_row()) {
             (true, true) => 1.0,
             (true, false) => text,
             (false, _) => rows,
         };
-        let products = wanted * (4.0 * hidden * hidden + 4.0 * hidden * wide) + rows * 4.0 * hidden * hidden;
-        products + 4.0 * wanted * keys * hidden
+        let of = |linear: &Linear| 2.0 * (linear.weight.outputs() * linear.weight.depth()) as f64;
+        let feed_forward = of(&block.feed_forward.up) + of(&block.feed_forward.down);
+        let products =
+            wanted * (of(&block.query) + of(&block.output) + feed_forward) + rows * of(&block.key_value);
+        products + 4.0 * wanted * keys * block.heads.query_width() as f64
     };
-    layers.flat_map(|layer| spans.iter().map(move |span| of_example(layer, span))).sum()
+    let layers = layer..pass.backbone.layers();
+    layers.flat_map(|layer| batch.spans.iter().map(move |span| of_example(layer, span))).sum()
 }

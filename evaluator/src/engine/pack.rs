@@ -2,22 +2,31 @@
 
 use std::ops::Range;
 
-use crate::backbone::Backbone;
+use super::read_out::Head;
+use crate::backbone::{Backbone, Place};
 
 /// One tokenised example, without prompt rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,
-    /// Row of `ids` that a masked-LM read-out reads; the similarity read-out does not look at it.
+    /// Row of `ids` that a read-out of label words reads; the similarity read-out does not look at it.
     pub read_out: usize,
 }
 
-/// The prompt's place in every example: after the first token.
+/// The prompt's place in every example, and what stands there before anything is added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slots {
+    /// Text rows before the prompt: 1 where the tokenizer puts a special token first, else 0.
+    pub(super) lead: usize,
     /// Token ids before anything is added; `None` is a zero word.
     pub(super) ids: Vec<Option<u32>>,
+}
+
+impl Slots {
+    pub(super) fn place(&self) -> Place {
+        Place { lead: self.lead, rows: self.ids.len() }
+    }
 }
 
 /// Packed examples.
@@ -31,21 +40,23 @@ pub(super) struct Batch {
     pub(super) text: Vec<f32>,
     /// Embedded prompt rows of one example, `[n, hidden]`: the same for all.
     pub(super) prompt: Vec<f32>,
+    pub(super) place: Place,
 }
 
 impl Batch {
-    /// Embeds `examples` with the prompt's slots after their first token.
-    pub(super) fn embed(backbone: &Backbone, examples: &[Tokens], slots: &Slots) -> Self {
-        let mut batch = Self::default();
-        let shift = |row: usize| if row == 0 { 0 } else { row + slots.ids.len() };
+    /// Embeds `examples` with the prompt's slots at their place.
+    pub(super) fn embed(backbone: &Backbone, head: &Head, examples: &[Tokens], slots: &Slots) -> Self {
+        let place = slots.place();
+        let mut batch = Self { place, ..Self::default() };
         for example in examples {
             let start = batch.spans.last().map_or(0, |span| span.end);
             batch.spans.push(start..start + example.ids.len());
-            batch.picks.push(example.read_out);
-            let tokens = example.ids.iter().enumerate().map(|(row, &id)| (Some(id), shift(row)));
+            batch.picks.push(head.row(example));
+            let tokens = example.ids.iter().enumerate().map(|(row, &id)| (Some(id), place.text(row)));
             backbone.embed(tokens, &mut batch.text);
         }
-        backbone.embed(slots.ids.iter().enumerate().map(|(i, &id)| (id, i + 1)), &mut batch.prompt);
+        let prompt = slots.ids.iter().enumerate().map(|(row, &id)| (id, place.prompt(row)));
+        backbone.embed(prompt, &mut batch.prompt);
         batch
     }
 
