@@ -209,15 +209,16 @@ impl RunFile {
                     "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
                 Err(self.wrong("task.template", reason.to_owned()))
             }
-            ReadOut::Similarity if mask => {
-                let reason = "read_out = \"similarity\" reads no mask; take {mask} out of the template";
-                Err(self.wrong("task.template", reason.to_owned()))
+            other @ (ReadOut::Similarity | ReadOut::NextToken) if mask => {
+                let reason =
+                    format!("read_out = \"{other}\" reads no mask; take {{mask}} out of the template");
+                Err(self.wrong("task.template", reason))
             }
-            other @ (ReadOut::NextToken | ReadOut::Seq2Seq) => {
-                let reason = format!("\"{other}\" is not supported yet; use masked-lm or similarity");
-                Err(self.wrong("model.read_out", reason))
+            ReadOut::Seq2Seq => {
+                let reason = "\"seq2seq\" is not supported yet; use masked-lm, next-token or similarity";
+                Err(self.wrong("model.read_out", reason.to_owned()))
             }
-            ReadOut::MaskedLm | ReadOut::Similarity => Ok(()),
+            ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Similarity => Ok(()),
         }
     }
 
