@@ -272,16 +272,22 @@ fn outcome(loss: Loss, logits: &[f32], labels: &[u32]) -> Outcome {
 /// The read-out of the run, and the label words' token ids where it has any.
 fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u32>), Refusal> {
     match settings.read_out {
-        ReadOut::MaskedLm | ReadOut::NextToken => {
+        ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Seq2Seq => {
             let ids = settings.words.iter().map(|word| model.encoder.label_word_id(word));
             let label_ids = ids
                 .collect::<Result<Vec<u32>, _>>()
                 .map_err(|error| Refusal::Input(format!("task.words: {error}")))?;
             let found = label_ids.clone();
-            match settings.read_out {
-                ReadOut::NextToken => Ok((engine::ReadOut::NextToken { label_ids }, found)),
-                _ => Ok((engine::ReadOut::MaskedLm { label_ids }, found)),
-            }
+            let read_out = match settings.read_out {
+                ReadOut::NextToken => engine::ReadOut::NextToken { label_ids },
+                ReadOut::Seq2Seq => {
+                    let mask =
+                        model.encoder.mask_id().ok_or_else(|| input("this tokenizer has no mask token"))?;
+                    engine::ReadOut::Seq2Seq { label_ids, mask }
+                }
+                _ => engine::ReadOut::MaskedLm { label_ids },
+            };
+            Ok((read_out, found))
         }
         ReadOut::Similarity => {
             let phrases = settings.words.iter().map(|phrase| {
@@ -295,10 +301,6 @@ fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u
                 Vec::new(),
             ))
         }
-        other => Err(Refusal::Input(format!(
-            "model.read_out = \"{other}\" is not supported; this model supports \"{}\"",
-            model.backbone.read_outs().join("\", \"")
-        ))),
     }
 }
 

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor, safetensors};
 use evaluator::backbone::Backbone;
 use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
+use evaluator::models::tokenizer::TextEncoder;
 use serde::Deserialize;
 
 /// Largest difference allowed, relative to the largest logit.
@@ -49,6 +50,8 @@ struct Case {
     golden: Golden,
     tensors: HashMap<String, Tensor>,
     backbone: Arc<Backbone>,
+    /// The mask token's id, where there is one.
+    mask: u32,
 }
 
 impl Case {
@@ -58,6 +61,7 @@ impl Case {
             golden: serde_json::from_str(&text).unwrap(),
             tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
             backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap()).unwrap()),
+            mask: TextEncoder::load(model).unwrap().mask_id().unwrap_or_default(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Case {
         match name {
             "masked_lm" => return ReadOut::MaskedLm { label_ids: label_ids() },
             "next_token" => return ReadOut::NextToken { label_ids: label_ids() },
+            "seq2seq" => return ReadOut::Seq2Seq { label_ids: label_ids(), mask: self.mask },
             _ => {}
         }
         let phrases: Vec<Tokens> = self.golden.class_phrases.iter().map(Ids::tokens).collect();
@@ -238,6 +243,21 @@ fn modernbert_equals_transformers() {
     check_tiny("modernbert-tiny");
 }
 
+#[test]
+fn t5_equals_transformers() {
+    check_tiny("t5-tiny");
+}
+
+#[test]
+fn t5_v1_1_equals_transformers() {
+    check_tiny("t5v11-tiny");
+}
+
+#[test]
+fn bart_equals_transformers() {
+    check_tiny("bart-tiny");
+}
+
 /// What sentence-transformers' folders say about pooling, in place of the mean.
 #[test]
 fn other_poolings_equal_transformers() {
@@ -286,6 +306,8 @@ fn a_candidate_has_the_same_bits_in_any_company() {
         ("gemma2-tiny", "similarity"),
         ("gemma3-tiny", "next_token"),
         ("modernbert-tiny", "masked_lm"),
+        ("t5-tiny", "seq2seq"),
+        ("bart-tiny", "seq2seq"),
     ] {
         let case = Case::open(&folder(model), &folder(model));
         for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {

@@ -4,7 +4,7 @@
 //! does not depend on its neighbours: text first where every query sees every key, else the order of their positions,
 //! so that what a query sees is one range.
 
-use super::choices::{Heads, Place, Sight};
+use super::choices::{Heads, Place, Relative, Sight};
 use crate::kernel::{Packed, gemm, soft_cap, softmax};
 
 /// One example's keys and values: rows of `[keys | values]`.
@@ -19,13 +19,6 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(heads: &Heads, place: Place, text: &'a [f32], prompt: &'a [f32]) -> Self {
-        let width = heads.key_width();
-        let rows = text.len() / (2 * width);
-        let before = if heads.sight == Sight::All { rows } else { place.lead.min(rows) };
-        Self { text, prompt, width, before }
-    }
-
     fn len(&self) -> usize {
         (self.text.len() + self.prompt.len()) / (2 * self.width)
     }
@@ -70,54 +63,74 @@ pub(super) struct Queries<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-/// `softmax(cap(scale Q K^T)) V` for each head and each set of query rows, over the keys that each row sees.
-pub(super) fn attend(
-    heads: &Heads,
-    place: Place,
-    keys: Keys<'_>,
-    sets: &mut [Queries<'_>],
-    scratch: &mut AttentionScratch,
-) {
-    let (width, len, stride) = (heads.width, keys.len(), heads.query_width());
-    let shared = heads.queries / heads.keys;
-    for head in 0..heads.keys {
-        let column = head * width;
-        scratch.keys.fill(len, width, |t, depth| keys.slice(t, column + depth, 1)[0]);
-        scratch.values.fill_rows(width, len, |t| keys.slice(t, keys.width + column, width));
-        for set in sets.iter_mut() {
-            let rows = set.rows.len() / stride;
-            if rows == 0 {
-                continue;
-            }
-            scratch.scores.resize(rows * len, 0.0);
-            let scores = &mut scratch.scores[..rows * len];
-            for column in (head * shared..(head + 1) * shared).map(|query| query * width) {
-                gemm(&set.rows[column..], stride, rows, &scratch.keys, None, scores, len);
-                for (r, row) in scores.chunks_exact_mut(len).enumerate() {
-                    let position = match set.stand {
-                        Stand::Text(first) => place.text(first + r),
-                        Stand::Prompt => place.prompt(r),
-                    };
-                    weigh(heads, row, position);
+/// An attention: its heads, where a prompt stands among its keys, and what distances add to its scores.
+#[derive(Clone, Copy)]
+pub(super) struct Attention<'a> {
+    pub(super) heads: &'a Heads,
+    pub(super) place: Place,
+    pub(super) relative: Option<&'a Relative>,
+}
+
+impl Attention<'_> {
+    /// One example's keys and values, in the order this attention needs.
+    pub(super) fn keys<'a>(&self, text: &'a [f32], prompt: &'a [f32]) -> Keys<'a> {
+        let width = self.heads.key_width();
+        let rows = text.len() / (2 * width);
+        let any_order = self.heads.sight == Sight::All && self.relative.is_none();
+        let before = if any_order { rows } else { self.place.lead.min(rows) };
+        Keys { text, prompt, width, before }
+    }
+
+    /// `softmax(cap(scale Q K^T + relative)) V` for each head and each set of query rows, over the keys that each row
+    /// sees.
+    pub(super) fn attend(&self, keys: Keys<'_>, sets: &mut [Queries<'_>], scratch: &mut AttentionScratch) {
+        let heads = self.heads;
+        let (width, len, stride) = (heads.width, keys.len(), heads.query_width());
+        let shared = heads.queries / heads.keys;
+        for head in 0..heads.keys {
+            let column = head * width;
+            scratch.keys.fill(len, width, |t, depth| keys.slice(t, column + depth, 1)[0]);
+            scratch.values.fill_rows(width, len, |t| keys.slice(t, keys.width + column, width));
+            for set in sets.iter_mut() {
+                let rows = set.rows.len() / stride;
+                if rows == 0 {
+                    continue;
                 }
-                gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], stride);
+                scratch.scores.resize(rows * len, 0.0);
+                let scores = &mut scratch.scores[..rows * len];
+                for query in head * shared..(head + 1) * shared {
+                    let column = query * width;
+                    gemm(&set.rows[column..], stride, rows, &scratch.keys, None, scores, len);
+                    for (r, row) in scores.chunks_exact_mut(len).enumerate() {
+                        let position = match set.stand {
+                            Stand::Text(first) => self.place.text(first + r),
+                            Stand::Prompt => self.place.prompt(r),
+                        };
+                        self.weigh(query, row, position);
+                    }
+                    gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], stride);
+                }
             }
         }
     }
-}
 
-/// Scores of one query to weights, in place. A key that is not seen weighs exactly nothing: adding its product changes
-/// no bit of the result.
-fn weigh(heads: &Heads, row: &mut [f32], position: usize) {
-    let seen = heads.sight.range(position, row.len());
-    row[..seen.start].fill(0.0);
-    row[seen.end..].fill(0.0);
-    let row = &mut row[seen];
-    match heads.cap {
-        None => softmax(row, heads.scale),
-        Some(cap) => {
-            soft_cap(row, heads.scale, cap);
-            softmax(row, 1.0);
+    /// Scores of one query to weights, in place. A key that is not seen weighs exactly nothing: adding its product
+    /// changes no bit of the result.
+    fn weigh(&self, query: usize, row: &mut [f32], position: usize) {
+        let seen = self.heads.sight.range(position, row.len());
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        let first = seen.start;
+        let row = &mut row[seen];
+        let mut scale = self.heads.scale;
+        if let Some(relative) = self.relative {
+            relative.add(query, position, first, row, scale);
+            scale = 1.0;
         }
+        if let Some(cap) = self.heads.cap {
+            soft_cap(row, scale, cap);
+            scale = 1.0;
+        }
+        softmax(row, scale);
     }
 }

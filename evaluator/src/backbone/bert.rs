@@ -1,5 +1,7 @@
 //! BERT and RoBERTa: post-norm, bidirectional, learned positions; they differ in first position and head.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
@@ -67,7 +69,15 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
         tokens: page.config.max_position_embeddings.saturating_sub(first),
         padding: Some(page.config.pad_token_id),
     };
-    Ok(Backbone { sizes, embeddings, blocks, final_norm: None, head, pooling: Pooling::default() })
+    Ok(Backbone {
+        sizes,
+        embeddings,
+        blocks,
+        final_norm: None,
+        head,
+        decoder: None,
+        pooling: Pooling::default(),
+    })
 }
 
 struct Page<'a> {
@@ -83,7 +93,7 @@ impl Page<'_> {
         let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
         token_type.truncate(hidden);
         Ok(Embeddings {
-            word: table("word_embeddings", config.vocab_size)?,
+            word: Arc::new(table("word_embeddings", config.vocab_size)?),
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,
@@ -117,8 +127,10 @@ impl Page<'_> {
             query_norm: None,
             key_norm: None,
             rotary: None,
+            relative: None,
             output: loader.linear(&name("attention.output.dense"), (hidden, hidden), Bias::Yes)?,
             attention_norms: loader.post_norm(&name("attention.output.LayerNorm"), hidden)?,
+            cross: None,
             feed_forward: FeedForward {
                 up: loader.linear(&name("intermediate.dense"), (wide, hidden), Bias::Yes)?,
                 gated: false,
@@ -148,6 +160,7 @@ impl Page<'_> {
             }),
             decoder: untied.transpose()?,
             bias: Some(weights.get(&format!("{bias}.bias"), &[vocab])?),
+            scale: 1.0,
             cap: None,
         }))
     }

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
-use super::attention::{AttentionScratch, Keys, Queries, Stand, attend};
-use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Rotary};
+use super::attention::{Attention, AttentionScratch, Queries, Stand};
+use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative, Rotary};
+use super::cross::{Cross, CrossScratch, Encoded};
 
 /// Weights of one block.
 #[derive(Clone, Debug)]
@@ -21,8 +22,11 @@ pub(crate) struct Block {
     pub(crate) query_norm: Option<Norm>,
     pub(crate) key_norm: Option<Norm>,
     pub(crate) rotary: Option<Rotary>,
+    pub(crate) relative: Option<Relative>,
     pub(crate) output: Linear,
     pub(crate) attention_norms: Norms,
+    /// Attention over an encoder's output, in a decoder's block.
+    pub(crate) cross: Option<Cross>,
     pub(crate) feed_forward: FeedForward,
     pub(crate) feed_forward_norms: Norms,
 }
@@ -59,6 +63,8 @@ pub(crate) struct Input<'a> {
     pub(crate) place: Place,
     pub(crate) prompt: PromptRows<'a>,
     pub(crate) known: Option<Projected<'a>>,
+    /// What a decoder's block sees of the encoder.
+    pub(crate) encoded: Option<Encoded<'a>>,
 }
 
 /// Which rows of the output somebody reads.
@@ -102,6 +108,7 @@ struct Rest {
     attended: Vec<f32>,
     normed: Vec<f32>,
     wide: Vec<f32>,
+    cross: CrossScratch,
 }
 
 impl Block {
@@ -125,13 +132,15 @@ impl Block {
         };
         let all = matches!(wanted, Wanted::All);
         self.prompt_projections(prompt_rows, input.place, all, scratch);
-        self.attention(input, wanted, scratch);
+        self.attend(input, wanted, scratch);
 
-        let residual: &[f32] = if matches!(wanted, Wanted::One(_)) { &scratch.picked } else { input.text };
-        self.finish(&scratch.context, residual, &mut scratch.rest, &mut out.text);
+        let one = matches!(wanted, Wanted::One(_));
+        let residual: &[f32] = if one { &scratch.picked } else { input.text };
+        let across = input.encoded.map(|encoded| (encoded, input.spans, one));
+        self.finish(&scratch.context, residual, across, &mut scratch.rest, &mut out.text);
         out.prompt.clear();
         if all {
-            self.finish(&scratch.prompt_context, prompt_rows, &mut scratch.rest, &mut out.prompt);
+            self.finish(&scratch.prompt_context, prompt_rows, None, &mut scratch.rest, &mut out.prompt);
         }
     }
 
@@ -227,10 +236,14 @@ impl Block {
         }
     }
 
+    fn attending(&self, place: Place) -> Attention<'_> {
+        Attention { heads: &self.heads, place, relative: self.relative.as_ref() }
+    }
+
     /// Attention of every example's wanted rows over its text and its prompt.
-    fn attention(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
-        let (heads, place) = (&self.heads, input.place);
-        let (wide, double) = (heads.query_width(), 2 * heads.key_width());
+    fn attend(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
+        let attention = self.attending(input.place);
+        let (wide, double) = (self.heads.query_width(), 2 * self.heads.key_width());
         let one = matches!(wanted, Wanted::One(_));
         let (query, key_value): (&[f32], &[f32]) = match input.known {
             Some(known) if one => (&scratch.query, known.key_value),
@@ -251,7 +264,7 @@ impl Block {
                 PromptRows::Shared(_) => (&scratch.prompt_key_value[..], 0..0),
                 PromptRows::Prefix(shared) => (shared, 0..0),
             };
-            let keys = Keys::new(heads, place, &key_value[span.start * double..span.end * double], prompt);
+            let keys = attention.keys(&key_value[span.start * double..span.end * double], prompt);
             let (rows, first) = match wanted {
                 Wanted::One(picks) => (example..example + 1, picks[example]),
                 Wanted::All | Wanted::Text => (span.clone(), 0),
@@ -269,22 +282,34 @@ impl Block {
                     out: &mut scratch.prompt_context[own],
                 },
             ];
-            attend(heads, place, keys, &mut sets, &mut scratch.attention);
+            attention.attend(keys, &mut sets, &mut scratch.attention);
         }
         if matches!(input.prompt, PromptRows::Shared(_)) && !input.spans.is_empty() {
             // every example begins with the same rows: the first one's are as good as any
-            let keys = Keys::new(heads, place, &key_value[..place.lead * double], &scratch.prompt_key_value);
+            let keys = attention.keys(&key_value[..input.place.lead * double], &scratch.prompt_key_value);
             let (rows, out) = (&scratch.prompt_query, &mut scratch.prompt_context);
             let mut sets = [Queries { rows, stand: Stand::Prompt, out }];
-            attend(heads, place, keys, &mut sets, &mut scratch.attention);
+            attention.attend(keys, &mut sets, &mut scratch.attention);
         }
     }
 
-    /// Output projection, feed-forward, and their joints with the residual stream.
-    fn finish(&self, context: &[f32], residual: &[f32], rest: &mut Rest, out: &mut Vec<f32>) {
+    /// Output projection, attention over an encoder (`across`: its rows, the queries' spans, and whether one row of
+    /// each is there), feed-forward, and their joints with the residual stream.
+    fn finish(
+        &self,
+        context: &[f32],
+        residual: &[f32],
+        across: Option<(Encoded<'_>, &[Range<usize>], bool)>,
+        rest: &mut Rest,
+        out: &mut Vec<f32>,
+    ) {
         let rows = residual.len() / self.hidden();
         self.output.forward(context, rows, &mut rest.attended);
         self.attention_norms.join(&mut rest.attended, residual);
+        if let (Some(cross), Some((encoded, spans, one))) = (&self.cross, across) {
+            let each = |example: usize| if one { example..example + 1 } else { spans[example].clone() };
+            cross.forward(&mut rest.attended, each, encoded, &mut rest.cross);
+        }
         let entering = self.feed_forward_norms.input(&rest.attended, &mut rest.normed);
         self.feed_forward.forward(entering, rows, &mut rest.wide, out);
         self.feed_forward_norms.join(out, &rest.attended);

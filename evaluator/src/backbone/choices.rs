@@ -218,6 +218,34 @@ impl Heads {
     }
 }
 
+/// What the distance between a query and a key adds to their score: T5's positions.
+#[derive(Clone, Debug)]
+pub(crate) struct Relative {
+    /// Distances beyond it count as it.
+    reach: usize,
+    /// For each query head the bias of key minus query from `-reach` to `reach`: `[heads, 2 * reach + 1]`.
+    table: Arc<Vec<f32>>,
+}
+
+impl Relative {
+    /// From the bias of each head at each distance up to `reach`.
+    pub(crate) fn new(heads: usize, reach: usize, bias: impl Fn(usize, isize) -> f32) -> Self {
+        let ends = reach as isize;
+        let bias = &bias;
+        let table = (0..heads).flat_map(|head| (-ends..=ends).map(move |distance| bias(head, distance)));
+        Self { reach, table: Arc::new(table.collect()) }
+    }
+
+    /// `scores = scores * scale + bias` for the keys from position `first` on.
+    pub(super) fn add(&self, head: usize, position: usize, first: usize, scores: &mut [f32], scale: f32) {
+        let of_head = &self.table[head * (2 * self.reach + 1)..];
+        for (key, score) in (first..).zip(scores) {
+            let at = (key + self.reach).saturating_sub(position).min(2 * self.reach);
+            *score = score.mul_add(scale, of_head[at]);
+        }
+    }
+}
+
 /// Where a prompt stands in every example: `rows` rows after the first `lead` rows of the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {

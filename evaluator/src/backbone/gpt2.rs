@@ -1,5 +1,7 @@
 //! GPT-2: pre-norm, causal, learned positions; its linear layers are stored `[inputs, outputs]`.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, Linear, NormKind, Sight};
@@ -57,7 +59,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let loader = Loader::new(weights, &["transformer.", ""], "wte.weight", form);
     let (hidden, vocab) = (config.n_embd, config.vocab_size);
     let embeddings = Embeddings {
-        word: loader.tensor("wte.weight", &[vocab, hidden])?,
+        word: Arc::new(loader.tensor("wte.weight", &[vocab, hidden])?),
         scale: 1.0,
         position: Some(Positions {
             table: loader.tensor("wpe.weight", &[config.n_positions, hidden])?,
@@ -71,6 +73,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         transform: None,
         decoder: loader.decoder("lm_head.weight", &[vocab, hidden], config.tie_word_embeddings)?,
         bias: None,
+        scale: 1.0,
         cap: None,
     };
     Ok(Backbone {
@@ -79,6 +82,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         blocks: (0..config.n_layer).map(|layer| block(&loader, &config, layer)).collect::<Result<_, _>>()?,
         final_norm: Some(loader.norm("ln_f", hidden)?),
         head: Some(head),
+        decoder: None,
         pooling: Pooling::default(),
     })
 }
@@ -106,8 +110,10 @@ fn block(loader: &Loader<'_>, config: &Config, layer: usize) -> Result<Block, We
         query_norm: None,
         key_norm: None,
         rotary: None,
+        relative: None,
         output: linear(loader, &name("attn.c_proj"), (hidden, hidden))?,
         attention_norms: loader.pre_norm(&name("ln_1"), hidden)?,
+        cross: None,
         feed_forward: FeedForward {
             up: linear(loader, &name("mlp.c_fc"), (wide, hidden))?,
             gated: false,

@@ -2,6 +2,8 @@
 //!
 //! Llama 2 and 3, SmolLM, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 differ in [`Traits`] and in their configurations.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Norms, Sight};
@@ -95,7 +97,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
     let loader = Loader::new(weights, &["model.", ""], "embed_tokens.weight", form);
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let embeddings = Embeddings {
-        word: loader.tensor("embed_tokens.weight", &[vocab, hidden])?,
+        word: Arc::new(loader.tensor("embed_tokens.weight", &[vocab, hidden])?),
         scale: if traits.gemma { (hidden as f32).sqrt() } else { 1.0 },
         position: None,
         token_type: None,
@@ -106,6 +108,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
         transform: None,
         decoder: loader.decoder("lm_head.weight", &[vocab, hidden], config.tie_word_embeddings)?,
         bias: None,
+        scale: 1.0,
         cap: config.final_logit_softcapping.map(|cap| cap as f32),
     };
     let page = Page { loader, config, traits, rotaries, width };
@@ -117,6 +120,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
             .collect::<Result<_, _>>()?,
         final_norm: Some(page.loader.norm("norm", hidden)?),
         head: Some(head),
+        decoder: None,
         pooling: Pooling::default(),
     })
 }
@@ -200,6 +204,7 @@ impl Page<'_> {
             query_norm: head_norm("self_attn.q_norm")?,
             key_norm: head_norm("self_attn.k_norm")?,
             rotary: Some(if window.is_some() { &self.rotaries.window } else { &self.rotaries.full }.clone()),
+            relative: None,
             output: loader.linear(
                 &name("self_attn.o_proj"),
                 (hidden, heads.query_width()),
@@ -207,6 +212,7 @@ impl Page<'_> {
             )?,
             heads,
             attention_norms: self.norms(&name("input_layernorm"), &name("post_attention_layernorm"))?,
+            cross: None,
             feed_forward: self.feed_forward(&name("mlp"))?,
             feed_forward_norms: if self.traits.gemma {
                 self.norms(&name("pre_feedforward_layernorm"), &name("post_feedforward_layernorm"))?

@@ -4,17 +4,23 @@
 //! its tensors and picks the choices.
 
 mod attention;
+mod bart;
 mod bert;
 mod block;
 mod choices;
+mod cross;
+mod decoder;
 mod gpt2;
 mod llama;
 mod load;
 mod modernbert;
 mod pooling;
 mod rope;
+mod t5;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -24,6 +30,8 @@ use crate::models::weights::WeightError;
 
 pub(crate) use block::{Block, Hidden, Input, Projected, PromptRows, Scratch, Wanted};
 pub(crate) use choices::{Activation, Linear, Norm, Place};
+pub(crate) use cross::Encoded;
+pub(crate) use decoder::{Decoder, Given};
 pub use pooling::{POOLING, Pooling};
 
 /// Why a model's files cannot be used.
@@ -70,6 +78,8 @@ const PAGES: &[(&[&str], Page)] = &[
     (gpt2::FAMILIES, gpt2::load),
     (llama::FAMILIES, llama::load),
     (modernbert::FAMILIES, modernbert::load),
+    (bart::FAMILIES, bart::load),
+    (t5::FAMILIES, t5::load),
 ];
 
 fn supported() -> Vec<&'static str> {
@@ -99,13 +109,45 @@ pub(crate) struct Positions {
 /// Embedding tables and their norm: `norm(position + scale * word + token_type)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Embeddings {
-    /// `[vocab, hidden]`
-    pub(crate) word: Vec<f32>,
+    /// `[vocab, hidden]`; a decoder shares its encoder's.
+    pub(crate) word: Arc<Vec<f32>>,
     pub(crate) scale: f32,
     pub(crate) position: Option<Positions>,
     /// Row 0 of the token types, `[hidden]`: a single sequence has no other.
     pub(crate) token_type: Option<Vec<f32>>,
     pub(crate) norm: Option<Norm>,
+}
+
+impl Embeddings {
+    /// Embeds tokens: `ids[i]` at position `positions[i]`; a missing id is a zero word. Appends to `out`.
+    pub(crate) fn embed(
+        &self,
+        hidden: usize,
+        tokens: impl Iterator<Item = (Option<u32>, usize)>,
+        out: &mut Vec<f32>,
+    ) {
+        for (id, position) in tokens {
+            let start = out.len();
+            match &self.position {
+                Some(learned) => {
+                    let position = (position + learned.first) * hidden;
+                    out.extend_from_slice(&learned.table[position..position + hidden]);
+                }
+                None => out.resize(start + hidden, 0.0),
+            }
+            let row = &mut out[start..];
+            if let Some(id) = id {
+                let word = &self.word[id as usize * hidden..(id as usize + 1) * hidden];
+                row.iter_mut().zip(word).for_each(|(x, w)| *x += w * self.scale);
+            }
+            match (&self.norm, &self.token_type) {
+                (Some(norm), Some(token_type)) => norm.apply_sum(row, token_type),
+                (Some(norm), None) => norm.apply(row),
+                (None, Some(token_type)) => crate::kernel::add(row, token_type),
+                (None, None) => {}
+            }
+        }
+    }
 }
 
 /// What a head predicts.
@@ -115,6 +157,8 @@ pub(crate) enum Predicts {
     Mask,
     /// The token after the last one.
     Next,
+    /// The decoder's next token, where an encoder reads the text.
+    Decoded,
 }
 
 /// What a masked-LM head does before the vocabulary.
@@ -134,8 +178,21 @@ pub(crate) struct LmHead {
     pub(crate) decoder: Option<Vec<f32>>,
     /// `[vocab]`
     pub(crate) bias: Option<Vec<f32>>,
+    /// Factor of the hidden state before the decoder.
+    pub(crate) scale: f32,
     /// Soft-capping of the logits.
     pub(crate) cap: Option<f32>,
+}
+
+/// Packed rows: those of several sequences one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// `[rows, hidden]`
+    pub(crate) text: &'a [f32],
+    /// Each sequence's rows.
+    pub(crate) spans: &'a [Range<usize>],
+    /// Each sequence's row that is read, from its span's start.
+    pub(crate) picks: &'a [usize],
 }
 
 /// Configuration and weights of one model.
@@ -147,6 +204,8 @@ pub struct Backbone {
     /// After the last block.
     pub(crate) final_norm: Option<Norm>,
     pub(crate) head: Option<LmHead>,
+    /// What reads the encoder's output, in an encoder-decoder model.
+    pub(crate) decoder: Option<Decoder>,
     /// How the similarity read-out makes one row of all.
     pub(crate) pooling: Pooling,
 }
@@ -217,34 +276,14 @@ impl Backbone {
         match self.head.as_ref().map(|head| head.predicts) {
             Some(Predicts::Mask) => &["masked-lm", "similarity"],
             Some(Predicts::Next) => &["next-token", "similarity"],
+            Some(Predicts::Decoded) => &["seq2seq"],
             None => &["similarity"],
         }
     }
 
-    /// Embeds tokens: `ids[i]` at position `positions[i]`; a missing id is a zero word. Appends to `out`.
+    /// Embeds tokens, see [`Embeddings::embed`].
     pub(crate) fn embed(&self, tokens: impl Iterator<Item = (Option<u32>, usize)>, out: &mut Vec<f32>) {
-        let (hidden, tables) = (self.hidden(), &self.embeddings);
-        for (id, position) in tokens {
-            let start = out.len();
-            match &tables.position {
-                Some(learned) => {
-                    let position = (position + learned.first) * hidden;
-                    out.extend_from_slice(&learned.table[position..position + hidden]);
-                }
-                None => out.resize(start + hidden, 0.0),
-            }
-            let row = &mut out[start..];
-            if let Some(id) = id {
-                let word = &tables.word[id as usize * hidden..(id as usize + 1) * hidden];
-                row.iter_mut().zip(word).for_each(|(x, w)| *x += w * tables.scale);
-            }
-            match (&tables.norm, &tables.token_type) {
-                (Some(norm), Some(token_type)) => norm.apply_sum(row, token_type),
-                (Some(norm), None) => norm.apply(row),
-                (None, Some(token_type)) => crate::kernel::add(row, token_type),
-                (None, None) => {}
-            }
-        }
+        self.embeddings.embed(self.hidden(), tokens, out);
     }
 
     /// What comes after the last block, in place.

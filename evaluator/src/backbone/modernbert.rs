@@ -1,5 +1,7 @@
 //! ModernBERT: pre-norm, bidirectional, rotary positions, windows in most layers, gated feed-forward.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Norms, Sight};
@@ -87,7 +89,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let form = NormForm { kind, eps: config.norm_eps as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["model.", ""], "embeddings.tok_embeddings.weight", form);
     let embeddings = Embeddings {
-        word: loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?,
+        word: Arc::new(loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?),
         scale: 1.0,
         position: None,
         token_type: None,
@@ -102,6 +104,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
             .collect::<Result<_, _>>()?,
         final_norm: Some(page.loader.norm("final_norm", hidden)?),
         head: page.head()?,
+        decoder: None,
         pooling: Pooling::default(),
     })
 }
@@ -144,12 +147,14 @@ impl Page<'_> {
             query_norm: None,
             key_norm: None,
             rotary: Some(if local { &self.rotaries.window } else { &self.rotaries.full }.clone()),
+            relative: None,
             output: loader.linear(&name("attn.Wo"), (hidden, hidden), attention)?,
             // the embeddings' norm serves the first layer
             attention_norms: match layer {
                 0 => Norms::default(),
                 _ => loader.pre_norm(&name("attn_norm"), hidden)?,
             },
+            cross: None,
             feed_forward: FeedForward {
                 up: loader.linear(&name("mlp.Wi"), (2 * wide, hidden), mlp)?,
                 gated: true,
@@ -178,6 +183,7 @@ impl Page<'_> {
             }),
             decoder: head.decoder("decoder.weight", &[vocab, hidden], config.tie_word_embeddings)?,
             bias,
+            scale: 1.0,
             cap: None,
         }))
     }

@@ -72,7 +72,8 @@ impl Cache {
                 let (text, prompt) = self.rows(pass, batch, group);
                 let spans = batch.group_spans(group);
                 let (layer, place) = (self.layer, batch.place);
-                let from = From { layer, text, prompt, known: None, spans: &spans, place, picks: &[] };
+                let from =
+                    From { layer, text, prompt, known: None, spans: &spans, place, picks: &[], given: None };
                 pool.with(|buffers| {
                     pass.layer(self.layer, from, deep, None, Wanted::All, buffers);
                     (buffers.hidden().text.clone(), buffers.hidden().prompt.clone())

@@ -5,8 +5,10 @@ use std::sync::Mutex;
 
 use super::Injection;
 use super::pack::Batch;
-use super::read_out::Head;
-use crate::backbone::{Backbone, Hidden, Input, Linear, Place, Projected, PromptRows, Scratch, Wanted};
+use super::read_out::{Head, Reads};
+use crate::backbone::{
+    Backbone, Encoded, Hidden, Input, Linear, Place, Projected, PromptRows, Rows, Scratch, Wanted,
+};
 
 /// Buffers of one task.
 #[derive(Default)]
@@ -14,6 +16,7 @@ pub(super) struct Buffers {
     scratch: Scratch,
     now: Hidden,
     next: Hidden,
+    decoded: Hidden,
 }
 
 /// Buffers lent to tasks and given back: as many as there are threads, whatever the number of tasks.
@@ -74,6 +77,8 @@ pub(super) struct From<'a> {
     pub(super) place: Place,
     /// Each example's read-out row.
     pub(super) picks: &'a [usize],
+    /// What a decoder is given for them.
+    pub(super) given: Option<Rows<'a>>,
 }
 
 impl<'a> From<'a> {
@@ -87,6 +92,11 @@ impl<'a> From<'a> {
             spans: &batch.spans,
             place: batch.place,
             picks: &batch.picks,
+            given: batch.given.as_deref().map(|given| Rows {
+                text: &given.text,
+                spans: &given.spans,
+                picks: &given.picks,
+            }),
         }
     }
 }
@@ -112,14 +122,22 @@ impl Pass<'_> {
         for layer in from.layer..=last {
             let first = layer == from.layer;
             let own = own.filter(|_| first);
-            let wanted = match (layer == last, self.head.reads_one_row()) {
-                (false, _) => Wanted::All,
-                (true, false) => Wanted::Text,
-                (true, true) => Wanted::One(from.picks),
+            let wanted = match self.head.reads() {
+                Reads::Text if layer == last => Wanted::Text,
+                Reads::One if layer == last => Wanted::One(from.picks),
+                _ => Wanted::All,
             };
             self.layer(layer, from, deep, own, wanted, buffers);
         }
-        self.head.logits(self.backbone, &mut buffers.now.text, from.spans)
+        self.backbone.finish(&mut buffers.now.text);
+        if let (Some((decoder, _)), Some(given)) = (self.head.decoder(self.backbone), from.given) {
+            let Buffers { scratch, now, next, decoded } = buffers;
+            self.backbone.finish(&mut now.prompt);
+            let encoded = Encoded { text: &now.text, spans: from.spans, prompt: &now.prompt };
+            decoder.run(given, encoded, scratch, (next, decoded));
+            return self.head.logits(self.backbone, &decoded.text, from.spans);
+        }
+        self.head.logits(self.backbone, &buffers.now.text, from.spans)
     }
 
     /// Runs one layer; its output is in `buffers.now`.
@@ -133,7 +151,7 @@ impl Pass<'_> {
         buffers: &mut Buffers,
     ) {
         let first = layer == from.layer;
-        let Buffers { scratch, now, next } = buffers;
+        let Buffers { scratch, now, next, .. } = buffers;
         if first {
             now.prompt.clear();
             now.prompt.extend_from_slice(from.prompt);
@@ -152,7 +170,7 @@ impl Pass<'_> {
         };
         let text = if first { from.text } else { &now.text };
         let known = from.known.filter(|_| first);
-        let input = Input { text, spans: from.spans, place: from.place, prompt, known };
+        let input = Input { text, spans: from.spans, place: from.place, prompt, known, encoded: None };
         self.backbone.blocks[layer].forward(input, wanted, scratch, next);
         std::mem::swap(now, next);
     }
@@ -185,10 +203,10 @@ pub(super) fn flops(pass: Pass<'_>, batch: &Batch, injection: Injection, layer: 
         let text = span.len() as f64;
         let last = layer + 1 == pass.backbone.layers();
         let (rows, keys) = (text + own, text + n);
-        let wanted = match (last, pass.head.reads_one_row()) {
-            (true, true) => 1.0,
-            (true, false) => text,
-            (false, _) => rows,
+        let wanted = match pass.head.reads() {
+            Reads::One if last => 1.0,
+            Reads::Text if last => text,
+            _ => rows,
         };
         let of = |linear: &Linear| 2.0 * (linear.weight.outputs() * linear.weight.depth()) as f64;
         let feed_forward = of(&block.feed_forward.up) + of(&block.feed_forward.down);

@@ -68,6 +68,7 @@ impl Engine {
         let slots = Slots {
             lead: usize::from(settings.around.before.is_some()),
             ids: (0..n).map(|i| ids.and_then(|ids| ids.get(i)).copied()).collect(),
+            outputs: settings.injection == Injection::Add,
         };
         check(&backbone, &train, n, settings.around.before)?;
         let batch = Batch::embed(&backbone, &head, &train, &slots);
@@ -175,23 +176,23 @@ impl Engine {
     /// The population's tasks: each candidate with each group of examples.
     fn population(&self, layer: usize, prompts: &[Vec<f32>], examples: Range<usize>) -> Vec<Vec<f32>> {
         let own: Vec<Vec<f32>> = prompts.par_iter().map(|prompt| self.form(layer, prompt)).collect();
-        let groups = self.batch.groups(examples, self.extra_rows(), self.task_rows());
-        let spans: Vec<_> = groups.iter().map(|group| self.batch.group_spans(group)).collect();
+        let groups = self.batch.cut(examples, self.extra_rows(), self.task_rows());
         let tasks = prompts.len() * groups.len();
         let logits: Vec<Vec<f32>> = (0..tasks)
             .into_par_iter()
             .with_max_len(1)
             .map(|task| {
-                let (candidate, group) = (task / groups.len(), task % groups.len());
-                let slice = self.cache.slice(self.pass(), &self.batch, &groups[group]);
+                let (candidate, group) = (task / groups.len(), &groups[task % groups.len()]);
+                let slice = self.cache.slice(self.pass(), &self.batch, &group.examples);
                 let from = From {
                     layer,
                     text: slice.text,
                     prompt: slice.prompt,
                     known: Some(slice.known),
-                    spans: &spans[group],
+                    spans: &group.spans,
                     place: self.batch.place,
-                    picks: &self.batch.picks[groups[group].clone()],
+                    picks: &self.batch.picks[group.examples.clone()],
+                    given: self.batch.group_given(group, self.backbone.hidden()),
                 };
                 self.buffers
                     .with(|buffers| self.pass().run(from, self.deep(), Some(&own[candidate]), buffers))

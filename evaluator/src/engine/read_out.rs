@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{EngineError, Tokens};
-use crate::backbone::{Backbone, Linear, LmHead, Pooling};
+use crate::backbone::{Backbone, Decoder, Linear, LmHead, Pooling};
 use crate::kernel::{Packed, gemm, soft_cap};
 
 /// How the last hidden states are read.
@@ -18,6 +18,13 @@ pub enum ReadOut {
     NextToken {
         /// Token id of each label word, in label order.
         label_ids: Vec<u32>,
+    },
+    /// The label words' logits where the decoder reads the mask.
+    Seq2Seq {
+        /// Token id of each label word, in label order.
+        label_ids: Vec<u32>,
+        /// The mask token's id, for decoders that are given it.
+        mask: u32,
     },
     /// Cosine of an example's pooled text rows with each class's embedding, divided by `temperature`.
     Similarity {
@@ -34,15 +41,27 @@ impl ReadOut {
         match self {
             Self::MaskedLm { .. } => "masked-lm",
             Self::NextToken { .. } => "next-token",
+            Self::Seq2Seq { .. } => "seq2seq",
             Self::Similarity { .. } => "similarity",
         }
     }
 }
 
+/// Which of the last layer's rows a read-out reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// One text row an example.
+    One,
+    /// The text rows.
+    Text,
+    /// All: a decoder sees them.
+    All,
+}
+
 /// A read-out with its weights ready.
 pub(super) enum Head {
-    /// Logits of label words at one row.
-    Words { head: Box<LmHead>, labels: Linear },
+    /// Logits of label words at one row; a decoder's, where there is a mask to give it.
+    Words { head: Box<LmHead>, labels: Linear, mask: Option<u32> },
     /// Cosines with the classes' embeddings.
     Similarity { temperature: f32, classes: Packed, pooling: Pooling },
 }
@@ -57,7 +76,11 @@ impl Head {
         match read_out {
             ReadOut::MaskedLm { label_ids } | ReadOut::NextToken { label_ids } => {
                 let head = backbone.head.as_ref().ok_or_else(unsupported)?;
-                words(backbone, head, label_ids)
+                words(backbone, head, label_ids, None)
+            }
+            ReadOut::Seq2Seq { label_ids, mask } => {
+                let head = backbone.head.as_ref().ok_or_else(unsupported)?;
+                words(backbone, head, label_ids, Some(*mask))
             }
             ReadOut::Similarity { temperature, class_embeddings } => {
                 let units: Vec<f32> = class_embeddings.iter().flat_map(|class| unit(class)).collect();
@@ -75,9 +98,21 @@ impl Head {
         }
     }
 
-    /// Whether one row an example is enough.
-    pub(super) fn reads_one_row(&self) -> bool {
-        !matches!(self, Self::Similarity { pooling: Pooling::Mean, .. })
+    /// Which of the last layer's rows are read.
+    pub(super) fn reads(&self) -> Reads {
+        match self {
+            Self::Words { mask: Some(_), .. } => Reads::All,
+            Self::Similarity { pooling: Pooling::Mean, .. } => Reads::Text,
+            Self::Words { .. } | Self::Similarity { .. } => Reads::One,
+        }
+    }
+
+    /// The decoder this read-out runs, and the mask it may be given.
+    pub(super) fn decoder<'a>(&self, backbone: &'a Backbone) -> Option<(&'a Decoder, u32)> {
+        match self {
+            Self::Words { mask: Some(mask), .. } => Some((backbone.decoder.as_ref()?, *mask)),
+            Self::Words { .. } | Self::Similarity { .. } => None,
+        }
     }
 
     /// The row of an example that is read, where one is enough.
@@ -88,14 +123,13 @@ impl Head {
         }
     }
 
-    /// Logits `[examples, classes]` from the last hidden states: one row an example, or all text rows with their
-    /// `spans`.
-    pub(super) fn logits(&self, backbone: &Backbone, last: &mut [f32], spans: &[Range<usize>]) -> Vec<f32> {
-        backbone.finish(last);
+    /// Logits `[examples, classes]` from the last hidden states, final norm included: one row an example, or all text
+    /// rows with their `spans`.
+    pub(super) fn logits(&self, backbone: &Backbone, last: &[f32], spans: &[Range<usize>]) -> Vec<f32> {
         let (hidden, examples) = (backbone.hidden(), spans.len());
         let mut logits = Vec::new();
         match self {
-            Self::Words { head, labels } => {
+            Self::Words { head, labels, .. } => {
                 let mut transformed = Vec::new();
                 let rows = match &head.transform {
                     Some(transform) => {
@@ -104,7 +138,7 @@ impl Head {
                         transform.norm.apply(&mut transformed);
                         &transformed
                     }
-                    None => &*last,
+                    None => last,
                 };
                 labels.forward(rows, examples, &mut logits);
                 if let Some(cap) = head.cap {
@@ -113,7 +147,7 @@ impl Head {
             }
             Self::Similarity { temperature, classes, .. } => {
                 let row = |i: usize| last[i * hidden..(i + 1) * hidden].to_vec();
-                let pooled: Vec<f32> = if self.reads_one_row() {
+                let pooled: Vec<f32> = if self.reads() == Reads::One {
                     (0..examples).flat_map(|example| unit(&row(example))).collect()
                 } else {
                     let mean =
@@ -130,7 +164,12 @@ impl Head {
 }
 
 /// A head with the label words' rows alone.
-fn words(backbone: &Backbone, head: &LmHead, label_ids: &[u32]) -> Result<Head, EngineError> {
+fn words(
+    backbone: &Backbone,
+    head: &LmHead,
+    label_ids: &[u32],
+    mask: Option<u32>,
+) -> Result<Head, EngineError> {
     let hidden = backbone.hidden();
     let outside = || EngineError::Label { vocab: backbone.vocab() };
     let table = head.decoder.as_ref().unwrap_or(&backbone.embeddings.word);
@@ -138,8 +177,10 @@ fn words(backbone: &Backbone, head: &LmHead, label_ids: &[u32]) -> Result<Head, 
     let rows: Option<Vec<&[f32]>> = label_ids.iter().map(row).collect();
     let of = |bias: &Vec<f32>| label_ids.iter().map(|&id| bias.get(id as usize).copied()).collect();
     let bias: Option<Option<Vec<f32>>> = head.bias.as_ref().map(of);
+    let mut weights = rows.ok_or_else(outside)?.concat();
+    weights.iter_mut().for_each(|weight| *weight *= head.scale);
     let labels = Linear {
-        weight: Packed::from_rows(&rows.ok_or_else(outside)?.concat(), label_ids.len(), hidden),
+        weight: Packed::from_rows(&weights, label_ids.len(), hidden),
         bias: bias.map(|bias| bias.ok_or_else(outside)).transpose()?,
     };
     let rest = LmHead {
@@ -147,9 +188,10 @@ fn words(backbone: &Backbone, head: &LmHead, label_ids: &[u32]) -> Result<Head, 
         transform: head.transform.clone(),
         decoder: None,
         bias: None,
+        scale: 1.0,
         cap: head.cap,
     };
-    Ok(Head::Words { head: Box::new(rest), labels })
+    Ok(Head::Words { head: Box::new(rest), labels, mask })
 }
 
 /// The mean of rows, `[rows, hidden]` to `[hidden]`, summed in row order.

@@ -36,7 +36,7 @@ fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<
     for block in &backbone.blocks {
         seen(&text);
         let (spans, place) = (std::slice::from_ref(&span), Place::default());
-        let input = Input { text: &text, spans, place, prompt: PromptRows::None, known: None };
+        let input = Input { text: &text, spans, place, prompt: PromptRows::None, known: None, encoded: None };
         block.forward(input, Wanted::All, &mut scratch, &mut out);
         std::mem::swap(&mut text, &mut out.text);
     }

@@ -10,6 +10,9 @@ use super::locate::TOKENIZER;
 /// The first id of the official prompt words (spec 0-1: ids 1000..1049).
 const FIRST_PROMPT_ID: usize = 1000;
 
+/// How mask tokens are written; T5's is its first sentinel.
+const MASKS: &[&str] = &["[MASK]", "<mask>", "<extra_id_0>"];
+
 /// A model's tokenizer, set to neither pad nor cut.
 #[derive(Debug)]
 pub struct TextEncoder {
@@ -186,7 +189,7 @@ impl TextEncoder {
             .map(|(id, token)| (id, token.content))
             .collect();
         special.sort();
-        let mask = special.iter().find(|(_, content)| content == "[MASK]" || content == "<mask>").cloned();
+        let mask = special.iter().find(|(_, content)| MASKS.contains(&content.as_str())).cloned();
         let around = around(&tokenizer).map_err(corrupt)?;
         let special = special.into_iter().map(|(id, _)| id).collect();
         Ok(Self { tokenizer, path, mask, special, around })
@@ -235,6 +238,11 @@ impl TextEncoder {
             }
             None => Ok(()),
         }
+    }
+
+    /// The mask token's id, if this tokenizer has one.
+    pub fn mask_id(&self) -> Option<u32> {
+        self.mask.as_ref().map(|&(id, _)| id)
     }
 
     /// The mask token as a template writes it (`[MASK]`, `<mask>`), if this tokenizer has one.

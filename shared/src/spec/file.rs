@@ -204,21 +204,18 @@ impl RunFile {
             return Err(self.wrong("search.budget", reason));
         }
         match spec.model.read_out {
-            ReadOut::MaskedLm if !mask => {
-                let reason =
-                    "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
-                Err(self.wrong("task.template", reason.to_owned()))
+            other @ (ReadOut::MaskedLm | ReadOut::Seq2Seq) if !mask => {
+                let reason = format!(
+                    "read_out = \"{other}\" needs {{mask}} in the template, where the label word goes"
+                );
+                Err(self.wrong("task.template", reason))
             }
             other @ (ReadOut::Similarity | ReadOut::NextToken) if mask => {
                 let reason =
                     format!("read_out = \"{other}\" reads no mask; take {{mask}} out of the template");
                 Err(self.wrong("task.template", reason))
             }
-            ReadOut::Seq2Seq => {
-                let reason = "\"seq2seq\" is not supported yet; use masked-lm, next-token or similarity";
-                Err(self.wrong("model.read_out", reason.to_owned()))
-            }
-            ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Similarity => Ok(()),
+            ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Seq2Seq | ReadOut::Similarity => Ok(()),
         }
     }
 

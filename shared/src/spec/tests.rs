@@ -75,11 +75,6 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
         ),
         ("search", "sigma = -1.0", "sst2.toml:9: `search.sigma`: a number above 0 is expected"),
         ("search", "incumbent = \"bst\"", "\"bst\" is none of: best, mean, generation-best"),
-        (
-            "model",
-            "read_out = \"seq2seq\"",
-            "sst2.toml:3: `model.read_out`: \"seq2seq\" is not supported yet",
-        ),
         ("model", "read_out = \"next-token\"", "\"next-token\" reads no mask; take {mask} out"),
         ("model", "read_out = \"similarity\"", "take {mask} out"),
         ("task", "template = \"{txt} {mask}\"", "unknown placeholder {txt}"),
