@@ -244,6 +244,11 @@ fn modernbert_equals_transformers() {
 }
 
 #[test]
+fn deberta_v3_equals_transformers() {
+    check_tiny("deberta-v3-tiny");
+}
+
+#[test]
 fn t5_equals_transformers() {
     check_tiny("t5-tiny");
 }
@@ -306,6 +311,7 @@ fn a_candidate_has_the_same_bits_in_any_company() {
         ("gemma2-tiny", "similarity"),
         ("gemma3-tiny", "next_token"),
         ("modernbert-tiny", "masked_lm"),
+        ("deberta-v3-tiny", "masked_lm"),
         ("t5-tiny", "seq2seq"),
         ("bart-tiny", "seq2seq"),
     ] {

@@ -5,6 +5,7 @@
 //! so that what a query sees is one range.
 
 use super::choices::{Heads, Place, Relative, Sight};
+use super::disentangled::{Disentangled, PositionScratch};
 use crate::kernel::{Packed, gemm, soft_cap, softmax};
 
 /// One example's keys and values: rows of `[keys | values]`.
@@ -19,8 +20,19 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         (self.text.len() + self.prompt.len()) / (2 * self.width)
+    }
+
+    /// Numbers from one row to the next.
+    pub(super) fn stride(&self) -> usize {
+        2 * self.width
+    }
+
+    /// All rows in their order, as the runs they lie in.
+    pub(super) fn runs(&self) -> [&'a [f32]; 3] {
+        let (before, after) = self.text.split_at(self.before * self.stride());
+        [before, self.prompt, after]
     }
 
     /// `width` numbers of row `t` from column `column`.
@@ -45,6 +57,7 @@ pub(super) struct AttentionScratch {
     keys: Packed,
     values: Packed,
     scores: Vec<f32>,
+    positions: PositionScratch,
 }
 
 /// Where a set of query rows stands.
@@ -54,6 +67,16 @@ pub(super) enum Stand {
     Text(usize),
     /// The prompt's rows.
     Prompt,
+}
+
+impl Stand {
+    /// Position of the set's row.
+    fn position(self, place: Place, row: usize) -> usize {
+        match self {
+            Self::Text(first) => place.text(first + row),
+            Self::Prompt => place.prompt(row),
+        }
+    }
 }
 
 /// Query rows and the place their results go, both of the query heads' width.
@@ -69,6 +92,7 @@ pub(super) struct Attention<'a> {
     pub(super) heads: &'a Heads,
     pub(super) place: Place,
     pub(super) relative: Option<&'a Relative>,
+    pub(super) disentangled: Option<&'a Disentangled>,
 }
 
 impl Attention<'_> {
@@ -76,7 +100,8 @@ impl Attention<'_> {
     pub(super) fn keys<'a>(&self, text: &'a [f32], prompt: &'a [f32]) -> Keys<'a> {
         let width = self.heads.key_width();
         let rows = text.len() / (2 * width);
-        let any_order = self.heads.sight == Sight::All && self.relative.is_none();
+        let any_order =
+            self.heads.sight == Sight::All && self.relative.is_none() && self.disentangled.is_none();
         let before = if any_order { rows } else { self.place.lead.min(rows) };
         Keys { text, prompt, width, before }
     }
@@ -91,22 +116,26 @@ impl Attention<'_> {
             let column = head * width;
             scratch.keys.fill(len, width, |t, depth| keys.slice(t, column + depth, 1)[0]);
             scratch.values.fill_rows(width, len, |t| keys.slice(t, keys.width + column, width));
+            if let Some(positions) = self.disentangled {
+                positions.ready(heads, column, keys, &mut scratch.positions);
+            }
             for set in sets.iter_mut() {
                 let rows = set.rows.len() / stride;
                 if rows == 0 {
                     continue;
                 }
+                let (stand, place) = (set.stand, self.place);
+                let position = |row: usize| stand.position(place, row);
                 scratch.scores.resize(rows * len, 0.0);
                 let scores = &mut scratch.scores[..rows * len];
                 for query in head * shared..(head + 1) * shared {
                     let column = query * width;
                     gemm(&set.rows[column..], stride, rows, &scratch.keys, None, scores, len);
+                    if let Some(positions) = self.disentangled {
+                        positions.add((heads, column), set, position, scores, &mut scratch.positions);
+                    }
                     for (r, row) in scores.chunks_exact_mut(len).enumerate() {
-                        let position = match set.stand {
-                            Stand::Text(first) => self.place.text(first + r),
-                            Stand::Prompt => self.place.prompt(r),
-                        };
-                        self.weigh(query, row, position);
+                        self.weigh(query, row, position(r));
                     }
                     gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], stride);
                 }

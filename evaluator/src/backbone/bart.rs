@@ -147,6 +147,7 @@ impl Page<'_> {
             key_norm: None,
             rotary: None,
             relative: None,
+            disentangled: None,
             output: own.output,
             attention_norms: loader.post_norm(&format!("{name}.self_attn_layer_norm"), hidden)?,
             cross: None,

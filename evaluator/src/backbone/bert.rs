@@ -128,6 +128,7 @@ impl Page<'_> {
             key_norm: None,
             rotary: None,
             relative: None,
+            disentangled: None,
             output: loader.linear(&name("attention.output.dense"), (hidden, hidden), Bias::Yes)?,
             attention_norms: loader.post_norm(&name("attention.output.LayerNorm"), hidden)?,
             cross: None,

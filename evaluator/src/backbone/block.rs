@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::attention::{Attention, AttentionScratch, Queries, Stand};
 use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative, Rotary};
 use super::cross::{Cross, CrossScratch, Encoded};
+use super::disentangled::Disentangled;
 
 /// Weights of one block.
 #[derive(Clone, Debug)]
@@ -22,7 +23,9 @@ pub(crate) struct Block {
     pub(crate) query_norm: Option<Norm>,
     pub(crate) key_norm: Option<Norm>,
     pub(crate) rotary: Option<Rotary>,
+    /// What distances add to scores.
     pub(crate) relative: Option<Relative>,
+    pub(crate) disentangled: Option<Disentangled>,
     pub(crate) output: Linear,
     pub(crate) attention_norms: Norms,
     /// Attention over an encoder's output, in a decoder's block.
@@ -237,7 +240,12 @@ impl Block {
     }
 
     fn attending(&self, place: Place) -> Attention<'_> {
-        Attention { heads: &self.heads, place, relative: self.relative.as_ref() }
+        Attention {
+            heads: &self.heads,
+            place,
+            relative: self.relative.as_ref(),
+            disentangled: self.disentangled.as_ref(),
+        }
     }
 
     /// Attention of every example's wanted rows over its text and its prompt.

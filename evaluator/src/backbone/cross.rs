@@ -59,7 +59,8 @@ impl Cross {
         self.key_value.forward(encoded.prompt, prompt_rows, &mut scratch.prompt_key_value);
         let own = prompt_rows / encoded.spans.len().max(1) * double;
         scratch.context.resize(count * wide, 0.0);
-        let attention = Attention { heads: &self.heads, place: Place::default(), relative: None };
+        let attention =
+            Attention { heads: &self.heads, place: Place::default(), relative: None, disentangled: None };
         for (example, span) in encoded.spans.iter().enumerate() {
             let text = &scratch.key_value[span.start * double..span.end * double];
             let keys = attention.keys(text, &scratch.prompt_key_value[example * own..(example + 1) * own]);

@@ -111,6 +111,7 @@ fn block(loader: &Loader<'_>, config: &Config, layer: usize) -> Result<Block, We
         key_norm: None,
         rotary: None,
         relative: None,
+        disentangled: None,
         output: linear(loader, &name("attn.c_proj"), (hidden, hidden))?,
         attention_norms: loader.pre_norm(&name("ln_1"), hidden)?,
         cross: None,

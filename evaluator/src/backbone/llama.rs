@@ -205,6 +205,7 @@ impl Page<'_> {
             key_norm: head_norm("self_attn.k_norm")?,
             rotary: Some(if window.is_some() { &self.rotaries.window } else { &self.rotaries.full }.clone()),
             relative: None,
+            disentangled: None,
             output: loader.linear(
                 &name("self_attn.o_proj"),
                 (hidden, heads.query_width()),

@@ -9,7 +9,9 @@ mod bert;
 mod block;
 mod choices;
 mod cross;
+mod deberta;
 mod decoder;
+mod disentangled;
 mod gpt2;
 mod llama;
 mod load;
@@ -78,6 +80,7 @@ const PAGES: &[(&[&str], Page)] = &[
     (gpt2::FAMILIES, gpt2::load),
     (llama::FAMILIES, llama::load),
     (modernbert::FAMILIES, modernbert::load),
+    (deberta::FAMILIES, deberta::load),
     (bart::FAMILIES, bart::load),
     (t5::FAMILIES, t5::load),
 ];

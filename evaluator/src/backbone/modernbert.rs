@@ -148,6 +148,7 @@ impl Page<'_> {
             key_norm: None,
             rotary: Some(if local { &self.rotaries.window } else { &self.rotaries.full }.clone()),
             relative: None,
+            disentangled: None,
             output: loader.linear(&name("attn.Wo"), (hidden, hidden), attention)?,
             // the embeddings' norm serves the first layer
             attention_norms: match layer {

@@ -139,6 +139,7 @@ impl Page<'_> {
             key_norm: None,
             rotary: None,
             relative: Some(relative.clone()),
+            disentangled: None,
             output: loader.linear(&name("0.SelfAttention.o"), (hidden, wide), Bias::No)?,
             attention_norms: loader.pre_norm(&name("0.layer_norm"), hidden)?,
             cross: (!encoder).then(|| self.cross(&name("1"))).transpose()?,
