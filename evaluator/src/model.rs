@@ -66,7 +66,7 @@ impl Model {
         let encoder = TextEncoder::load(&located.folder)?;
         encoder.check_vocabulary(backbone.vocab())?;
         encoder.check_padding(backbone.padding())?;
-        let files = identity::identify(located)?;
+        let files = identity::identify(located, backbone.pooling())?;
         let identity = ModelIdentity {
             name: files.name,
             revision: files.revision,

@@ -34,7 +34,7 @@ pub(crate) use block::{Block, Hidden, Input, Projected, PromptRows, Scratch, Wan
 pub(crate) use choices::{Activation, Linear, Norm, Place};
 pub(crate) use cross::Encoded;
 pub(crate) use decoder::{Decoder, Given};
-pub use pooling::{POOLING, Pooling};
+pub use pooling::Pooling;
 
 /// Why a model's files cannot be used.
 #[derive(Debug, Error)]

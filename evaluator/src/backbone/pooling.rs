@@ -5,9 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::ModelError;
-
-/// The file that says it, relative to the model's folder.
-pub const POOLING: &str = "1_Pooling/config.json";
+use crate::models::locate::POOLING;
 
 /// What stands for a whole text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

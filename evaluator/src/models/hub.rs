@@ -9,7 +9,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use thiserror::Error;
 
-use super::locate::{self, CONFIG, INDEX, LocateError, TOKENIZER, WEIGHTS};
+use super::locate::{self, CONFIG, INDEX, LocateError, POOLING, TOKENIZER, WEIGHTS};
 
 /// How often an interrupted download is taken up again.
 const RETRIES: usize = 3;
@@ -164,6 +164,10 @@ fn fetch(repo: &ApiRepo, id: &str, revision: &str) -> Result<PathBuf, HubError> 
         for file in locate::shards(&index).map_err(|error| HubError::Incomplete(Box::new(error)))? {
             repo.get(&file).map_err(|source| failed(&file, source))?;
         }
+    }
+    // a sentence encoder says there how its rows become one
+    if has(POOLING) {
+        repo.get(POOLING).map_err(|source| failed(POOLING, source))?;
     }
     let folder = config.parent().map(PathBuf::from).unwrap_or_default();
     locate::in_folder(&folder).map_err(|error| HubError::Incomplete(Box::new(error)))?;

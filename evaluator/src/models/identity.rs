@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::locate::{CONFIG, Located, TOKENIZER};
+use super::locate::{CONFIG, Located, POOLING, TOKENIZER};
+use crate::backbone::Pooling;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -23,7 +24,7 @@ pub struct Identity {
     pub revision: Option<String>,
     /// Of the weights; of shards, of their bytes one after the other in the order of their names.
     pub weights_sha256: String,
-    /// Of `config.json`.
+    /// Of `config.json`, and of what says that rows are pooled otherwise than by their mean.
     pub config_sha256: String,
     /// Of `tokenizer.json`.
     pub tokenizer_sha256: String,
@@ -43,14 +44,17 @@ pub struct IdentifyError {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn identify(model: &Located) -> Result<Identity, IdentifyError> {
-    let one = |file: &str| sha256(&[model.folder.join(file)]);
+pub fn identify(model: &Located, pooling: Pooling) -> Result<Identity, IdentifyError> {
+    let of = |files: &[&str]| sha256(&files.iter().map(|file| model.folder.join(file)).collect::<Vec<_>>());
     Ok(Identity {
         name: model.name.clone(),
         revision: model.revision.clone(),
         weights_sha256: sha256(&model.weights)?,
-        config_sha256: one(CONFIG)?,
-        tokenizer_sha256: one(TOKENIZER)?,
+        config_sha256: match pooling {
+            Pooling::Mean => of(&[CONFIG])?, // with or without a file that says so
+            Pooling::First | Pooling::Last => of(&[CONFIG, POOLING])?,
+        },
+        tokenizer_sha256: of(&[TOKENIZER])?,
     })
 }
 
@@ -94,12 +98,17 @@ mod tests {
         let weights = vec![file("1", "a"), file("2", "bc")];
         let folder_path = folder.path().to_owned();
         let model = Located { name: "m".to_owned(), revision: None, folder: folder_path, weights };
-        let identity = identify(&model).unwrap();
+        let identity = identify(&model, Pooling::Mean).unwrap();
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!((identity.config_sha256.as_str(), identity.tokenizer_sha256.as_str()), (empty, abc));
         assert_eq!(identity.weights_sha256, abc);
         std::fs::remove_file(&model.weights[1]).unwrap();
-        assert!(identify(&model).unwrap_err().to_string().contains(model.weights[1].to_str().unwrap()));
+        assert!(
+            identify(&model, Pooling::Mean)
+                .unwrap_err()
+                .to_string()
+                .contains(model.weights[1].to_str().unwrap())
+        );
     }
 }

@@ -17,6 +17,9 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// The list of shards, where the weights are several files.
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// How a sentence encoder's rows become one, where sentence-transformers has written it.
+pub const POOLING: &str = "1_Pooling/config.json";
+
 /// A complete model on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
