@@ -114,7 +114,7 @@ impl Attention<'_> {
         let shared = heads.queries / heads.keys;
         for head in 0..heads.keys {
             let column = head * width;
-            scratch.keys.fill(len, width, |t, depth| keys.slice(t, column + depth, 1)[0]);
+            scratch.keys.fill_columns(len, width, |t| keys.slice(t, column, width));
             scratch.values.fill_rows(width, len, |t| keys.slice(t, keys.width + column, width));
             if let Some(positions) = self.disentangled {
                 positions.ready(heads, column, keys, &mut scratch.positions);
