@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use candle_core::{Device, safetensors};
 use evaluator::backbone::Backbone;
-use evaluator::engine::{self, Engine, Injection, ReadOut, Settings, Tokens};
+use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate::{self, Located};
 use serde::Deserialize;
 
@@ -83,7 +83,10 @@ fn build(work: &Work) -> Engine {
         injection: if work.injection == "add" { Injection::Add } else { Injection::Prefix },
         prompt_tokens: work.prompt_tokens,
         initial_ids: Some(work.initial_ids.clone()),
-        around: (work.examples[0].ids[0], *work.examples[0].ids.last().unwrap()),
+        around: Around {
+            before: work.examples[0].ids.first().copied(),
+            after: work.examples[0].ids.last().copied(),
+        },
         read_out,
         max_batch_tokens: shared::spec::DEFAULT_MAX_BATCH_TOKENS,
         pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(work.threads).build().unwrap()),

@@ -82,7 +82,9 @@ impl Model {
     ) -> Result<Tokens, EncodeError> {
         let rendered = template.render(example, self.encoder.mask_token())?;
         let encoded = self.encode_text(&rendered, prompt)?;
-        let read_out = if template.has_mask() { encoded.mask()? } else { 0 };
+        // without a mask the row read is the text's last one, before what the tokenizer puts after it
+        let last = encoded.ids.len().saturating_sub(1 + self.encoder.around().1.len());
+        let read_out = if template.has_mask() { encoded.mask()? } else { last };
         Ok(Tokens { ids: encoded.ids, read_out })
     }
 

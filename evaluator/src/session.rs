@@ -15,7 +15,7 @@ use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
 use shared::task::loss::predicted;
 use shared::task::{Example, Loss, Template};
 
-use crate::engine::{self, Engine, Tokens};
+use crate::engine::{self, Around, Engine, Tokens};
 use crate::model::{EncodeError, Model};
 
 /// What the evaluator is given by its user, the same for every run.
@@ -85,7 +85,7 @@ impl Session {
                 injection,
                 prompt_tokens: tokens,
                 initial_ids: initial_ids.clone(),
-                around: around(model)?,
+                around: around(model),
                 read_out,
                 max_batch_tokens: resources.max_batch_tokens,
                 pool: Arc::clone(&resources.pool),
@@ -272,12 +272,22 @@ fn outcome(loss: Loss, logits: &[f32], labels: &[u32]) -> Outcome {
 /// The read-out of the run, and the label words' token ids where it has any.
 fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u32>), Refusal> {
     match settings.read_out {
-        ReadOut::MaskedLm => {
+        ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Seq2Seq => {
             let ids = settings.words.iter().map(|word| model.encoder.label_word_id(word));
             let label_ids = ids
                 .collect::<Result<Vec<u32>, _>>()
                 .map_err(|error| Refusal::Input(format!("task.words: {error}")))?;
-            Ok((engine::ReadOut::MaskedLm { label_ids: label_ids.clone() }, label_ids))
+            let found = label_ids.clone();
+            let read_out = match settings.read_out {
+                ReadOut::NextToken => engine::ReadOut::NextToken { label_ids },
+                ReadOut::Seq2Seq => {
+                    let mask =
+                        model.encoder.mask_id().ok_or_else(|| input("this tokenizer has no mask token"))?;
+                    engine::ReadOut::Seq2Seq { label_ids, mask }
+                }
+                _ => engine::ReadOut::MaskedLm { label_ids },
+            };
+            Ok((read_out, found))
         }
         ReadOut::Similarity => {
             let phrases = settings.words.iter().map(|phrase| {
@@ -291,19 +301,13 @@ fn read_out(model: &Model, settings: &Prepare) -> Result<(engine::ReadOut, Vec<u
                 Vec::new(),
             ))
         }
-        other => Err(Refusal::Input(format!("model.read_out = {other} is not supported by this evaluator"))),
     }
 }
 
 /// The special tokens that the tokenizer puts around a text.
-fn around(model: &Model) -> Result<(u32, u32), Refusal> {
-    let empty = model.encode_text("", 0).map_err(input)?.ids;
-    match (empty.first(), empty.last()) {
-        (Some(&first), Some(&last)) => Ok((first, last)),
-        _ => Err(Refusal::Input(
-            "tokenizer.json puts no special token before a text; the prompt goes after it".to_owned(),
-        )),
-    }
+fn around(model: &Model) -> Around {
+    let (before, after) = model.encoder.around();
+    Around { before: before.first().copied(), after: after.last().copied() }
 }
 
 fn encode_all(

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, safetensors};
 use evaluator::backbone::Backbone;
-use evaluator::engine::{self, Engine, Injection, ReadOut, Settings, Tokens};
+use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
+use evaluator::models::tokenizer::TextEncoder;
 use serde::Deserialize;
 
 /// Largest difference allowed, relative to the largest logit.
@@ -21,6 +22,15 @@ struct Golden {
     temperature: f32,
     initial_ids: Vec<u32>,
     examples: Vec<Ids>,
+    #[serde(default = "one")]
+    lead: usize,
+    #[serde(default)]
+    read_outs: Vec<String>,
+}
+
+/// The row after the first special token, where the older files do not say.
+fn one() -> usize {
+    1
 }
 
 #[derive(Deserialize)]
@@ -40,6 +50,8 @@ struct Case {
     golden: Golden,
     tensors: HashMap<String, Tensor>,
     backbone: Arc<Backbone>,
+    /// The mask token's id, where there is one.
+    mask: u32,
 }
 
 impl Case {
@@ -49,6 +61,7 @@ impl Case {
             golden: serde_json::from_str(&text).unwrap(),
             tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
             backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap()).unwrap()),
+            mask: TextEncoder::load(model).unwrap().mask_id().unwrap_or_default(),
         }
     }
 
@@ -71,12 +84,17 @@ impl Case {
     }
 
     fn read_out(&self, name: &str) -> ReadOut {
-        if name == "masked_lm" {
-            return ReadOut::MaskedLm { label_ids: self.golden.label_ids.clone().unwrap() };
+        let label_ids = || self.golden.label_ids.clone().unwrap();
+        match name {
+            "masked_lm" => return ReadOut::MaskedLm { label_ids: label_ids() },
+            "next_token" => return ReadOut::NextToken { label_ids: label_ids() },
+            "seq2seq" => return ReadOut::Seq2Seq { label_ids: label_ids(), mask: self.mask },
+            _ => {}
         }
         let phrases: Vec<Tokens> = self.golden.class_phrases.iter().map(Ids::tokens).collect();
         let class_embeddings = engine::embed(&self.backbone, &phrases).unwrap();
-        close(&class_embeddings.concat(), &self.flat("class_embeddings"), "class embeddings");
+        let golden = name.replace("similarity", "class_embeddings");
+        close(&class_embeddings.concat(), &self.flat(&golden), "class embeddings");
         ReadOut::Similarity { temperature: self.golden.temperature, class_embeddings }
     }
 
@@ -91,7 +109,10 @@ impl Case {
             injection,
             prompt_tokens: self.golden.initial_ids.len(),
             initial_ids: Some(self.golden.initial_ids.clone()),
-            around: (self.golden.examples[0].ids[0], *self.golden.examples[0].ids.last().unwrap()),
+            around: Around {
+                before: self.golden.examples[0].ids.first().copied().filter(|_| self.golden.lead == 1),
+                after: self.golden.examples[0].ids.last().copied(),
+            },
             read_out: self.read_out(read_out),
             max_batch_tokens,
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()),
@@ -122,6 +143,28 @@ impl Case {
             close(&logits.concat(), &golden, &format!("{name}, population of layer {layer}"));
         }
     }
+
+    /// Hidden states of the first example after every layer.
+    fn check_states(&self, injection: Injection) {
+        let name = if injection == Injection::Add { "add" } else { "prefix" };
+        let engine = self.engine(injection, &self.golden.read_outs[0], 4096, 1);
+        let context = self.prompts(&format!("{name}.prompts"));
+        let example = &self.train()[0];
+        for (name, prompts) in [("plain", None), (name, Some(context.as_slice()))] {
+            let golden = self.prompts(&format!("{name}.hidden"));
+            let ours = engine.states(prompts, example).unwrap();
+            assert_eq!(ours.len(), golden.len(), "{name}: layers");
+            let lead = self.golden.lead * self.backbone.hidden();
+            for (layer, (ours, golden)) in ours.iter().zip(&golden).enumerate() {
+                let what = format!("{name}, states before layer {layer}");
+                let prompt = lead..lead + prompts.map_or(0, |prompts| prompts[0].len());
+                close(&ours.text, &[&golden[..lead], &golden[prompt.end..]].concat(), &what);
+                if !ours.prompt.is_empty() {
+                    close(&ours.prompt, &golden[prompt], &what);
+                }
+            }
+        }
+    }
 }
 
 fn close(ours: &[f32], golden: &[f32], what: &str) {
@@ -141,10 +184,12 @@ fn folder(name: &str) -> PathBuf {
 
 fn check_tiny(name: &str) {
     let case = Case::open(&folder(name), &folder(name));
+    assert!(!case.golden.read_outs.is_empty(), "{name} has read-outs");
     for injection in [Injection::Add, Injection::Prefix] {
-        for read_out in ["masked_lm", "similarity"] {
+        for read_out in case.golden.read_outs.iter() {
             case.check(injection, read_out);
         }
+        case.check_states(injection);
     }
 }
 
@@ -156,6 +201,86 @@ fn bert_equals_transformers() {
 #[test]
 fn roberta_equals_transformers() {
     check_tiny("roberta-tiny");
+}
+
+#[test]
+fn gpt2_equals_transformers() {
+    check_tiny("gpt2-tiny");
+}
+
+#[test]
+fn llama_equals_transformers() {
+    check_tiny("llama-tiny");
+}
+
+#[test]
+fn mistral_equals_transformers() {
+    check_tiny("mistral-tiny");
+}
+
+#[test]
+fn qwen2_equals_transformers() {
+    check_tiny("qwen2-tiny");
+}
+
+#[test]
+fn qwen3_equals_transformers() {
+    check_tiny("qwen3-tiny");
+}
+
+#[test]
+fn gemma2_equals_transformers() {
+    check_tiny("gemma2-tiny");
+}
+
+#[test]
+fn gemma3_equals_transformers() {
+    check_tiny("gemma3-tiny");
+}
+
+#[test]
+fn modernbert_equals_transformers() {
+    check_tiny("modernbert-tiny");
+}
+
+#[test]
+fn deberta_v3_equals_transformers() {
+    check_tiny("deberta-v3-tiny");
+}
+
+#[test]
+fn t5_equals_transformers() {
+    check_tiny("t5-tiny");
+}
+
+#[test]
+fn t5_v1_1_equals_transformers() {
+    check_tiny("t5v11-tiny");
+}
+
+#[test]
+fn bart_equals_transformers() {
+    check_tiny("bart-tiny");
+}
+
+/// What sentence-transformers' folders say about pooling, in place of the mean.
+#[test]
+fn other_poolings_equal_transformers() {
+    for (model, mode, read_out) in [
+        ("bert-tiny", "pooling_mode_cls_token", "similarity_cls"),
+        ("qwen3-tiny", "pooling_mode_lasttoken", "similarity_last"),
+    ] {
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(folder(model).join(file), copy.path().join(file)).unwrap();
+        }
+        std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
+        let modes = format!("{{\"word_embedding_dimension\": 30, \"{mode}\": true}}");
+        std::fs::write(copy.path().join("1_Pooling/config.json"), modes).unwrap();
+        let case = Case::open(&folder(model), copy.path());
+        case.check(Injection::Add, read_out);
+        case.check(Injection::Prefix, read_out);
+    }
 }
 
 #[test]
@@ -175,7 +300,21 @@ fn minilm_equals_transformers() {
 /// token budget, with another number of threads, and reached through another history of the context.
 #[test]
 fn a_candidate_has_the_same_bits_in_any_company() {
-    for (model, read_out) in [("bert-tiny", "masked_lm"), ("roberta-tiny", "similarity")] {
+    for (model, read_out) in [
+        ("bert-tiny", "masked_lm"),
+        ("roberta-tiny", "similarity"),
+        ("gpt2-tiny", "next_token"),
+        ("llama-tiny", "similarity"),
+        ("mistral-tiny", "next_token"),
+        ("qwen2-tiny", "similarity"),
+        ("qwen3-tiny", "next_token"),
+        ("gemma2-tiny", "similarity"),
+        ("gemma3-tiny", "next_token"),
+        ("modernbert-tiny", "masked_lm"),
+        ("deberta-v3-tiny", "masked_lm"),
+        ("t5-tiny", "seq2seq"),
+        ("bart-tiny", "seq2seq"),
+    ] {
         let case = Case::open(&folder(model), &folder(model));
         for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {
             let candidates = case.prompts(&format!("{name}.candidates"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use evaluator::backbone::Backbone;
-use evaluator::engine::{self, Engine, Injection, ReadOut, Settings, Tokens};
+use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
 
 /// Largest difference allowed, relative to the largest logit.
@@ -155,7 +155,7 @@ fn check(name: &str, injection: Injection) {
             injection,
             prompt_tokens: PROMPT,
             initial_ids: Some(initial.clone()),
-            around: (2, 3),
+            around: Around { before: Some(2), after: Some(3) },
             read_out: ReadOut::Similarity { temperature: 0.05, class_embeddings: class_embeddings.clone() },
             max_batch_tokens,
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),

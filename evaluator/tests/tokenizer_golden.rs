@@ -4,9 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use evaluator::model::Model;
 use evaluator::models::locate::in_folder;
 use evaluator::models::tokenizer::{EncodeError, Encoded, LabelWordError, TextEncoder, TokenizerError};
 use serde::Deserialize;
+use shared::task::{Example, Template};
 
 const ENOUGH: usize = 512;
 
@@ -17,6 +19,8 @@ struct Golden {
     #[serde(default)]
     label_ids: Vec<u32>,
     initial_ids: Vec<u32>,
+    #[serde(default)]
+    lead: usize,
     class_phrases: Vec<Text>,
     examples: Vec<Text>,
     encodings: Vec<Text>,
@@ -46,6 +50,69 @@ fn same_ids(encoder: &TextEncoder, golden: &Golden) {
     for text in golden.encodings.iter().chain(&golden.examples).chain(&golden.class_phrases) {
         assert_eq!(encoder.encode(&text.text, ENOUGH).unwrap().ids, text.ids, "{:?}", text.text);
     }
+}
+
+/// The other families, and whether they are read after the text's last row.
+const FAMILIES: &[(&str, bool)] = &[
+    ("gpt2-tiny", true),
+    ("llama-tiny", true),
+    ("mistral-tiny", true),
+    ("qwen2-tiny", true),
+    ("qwen3-tiny", true),
+    ("gemma2-tiny", true),
+    ("gemma3-tiny", true),
+    ("modernbert-tiny", false),
+    ("deberta-v3-tiny", false),
+    ("t5-tiny", false),
+    ("bart-tiny", false),
+];
+
+#[test]
+fn every_family_s_ids_and_the_prompt_s_place_are_those_of_hugging_face() {
+    for (name, _) in FAMILIES {
+        let (encoder, golden) = (TextEncoder::load(&folder(name)).unwrap(), golden(name));
+        same_ids(&encoder, &golden);
+        assert_eq!(encoder.around().0.len(), golden.lead, "{name}: rows before the prompt");
+        for (word, id) in golden.words.iter().zip(&golden.label_ids) {
+            assert_eq!(encoder.label_word_id(word).as_ref(), Ok(id), "{name}: {word}");
+        }
+        assert_eq!(encoder.initial_prompt_ids(golden.initial_ids.len(), 512), golden.initial_ids, "{name}");
+    }
+}
+
+#[test]
+fn without_a_mask_the_row_read_is_the_text_s_last() {
+    let template = Template::parse("{text}").unwrap();
+    for (name, _) in FAMILIES.iter().filter(|(_, last)| *last) {
+        let model = Model::load(folder(name).to_str().unwrap(), Path::new("/"), None).unwrap();
+        for example in golden(name).examples {
+            let asked = Example { text: example.text, text_pair: None, label: 0, line: 0 };
+            let tokens = model.encode(&template, &asked, 5).unwrap();
+            assert_eq!((tokens.ids, Some(tokens.read_out)), (example.ids, example.read_out), "{name}");
+        }
+    }
+    // what the tokenizer puts after a text is not read
+    let model = Model::load(folder("bert-tiny").to_str().unwrap(), Path::new("/"), None).unwrap();
+    let asked = Example { text: "no".to_owned(), text_pair: None, label: 0, line: 0 };
+    assert_eq!(model.encode(&template, &asked, 5).unwrap().read_out, 1);
+}
+
+/// Gemma 3's text models have a special token for images, beyond their vocabulary.
+#[test]
+fn a_special_token_beyond_the_vocabulary_that_no_text_makes_is_no_other_model_s() {
+    let json = std::fs::read(folder("gemma3-tiny").join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let vocab = 338;
+    TextEncoder::load(&folder("gemma3-tiny")).unwrap().check_vocabulary(vocab).unwrap();
+    let mut extra = json["added_tokens"][0].clone();
+    (extra["id"], extra["content"]) = (vocab.into(), "<image>".into());
+    json["added_tokens"].as_array_mut().unwrap().push(extra);
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::write(copy.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let encoder = TextEncoder::load(copy.path()).unwrap();
+    assert_eq!(encoder.encode("<image>", ENOUGH).unwrap().ids, [2, vocab as u32]);
+    encoder.check_vocabulary(vocab).unwrap();
+    encoder.check_vocabulary(vocab - 40).unwrap_err(); // ordinary tokens count
 }
 
 #[test]

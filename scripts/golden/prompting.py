@@ -1,10 +1,11 @@
 """BBTv2's prompts and read-outs on Hugging Face models, done the plain way: the reference of our engine.
 
-Rows of an example: row 0 is [CLS] or <s>, rows 1..n are the prompt (embedded from the initial ids, with
-position ids of their own), then the text. At the input of every layer j
-  add:    rows 1..n += p_j
-  prefix: rows 1..n  = p_j
-Used by scripts/golden/models.py and scripts/bench-peers.
+Rows of an example: `lead` rows (1: [CLS], <s> or <bos>; 0 in models that begin with the text), then n prompt
+rows (embedded from the initial ids, at positions of their own), then the text. At the input of every layer j
+  add:    the prompt rows += p_j
+  prefix: the prompt rows  = p_j
+Encoder-decoder models take prompts in the encoder's layers.
+Used by scripts/golden and scripts/bench-peers.
 """
 
 import contextlib
@@ -13,26 +14,28 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 
-def load(folder, masked_lm, attention="eager"):
+def load(folder, masked_lm=False, attention="eager", kind=None):
     """The model of `folder` in f32 and evaluation mode; attention is `eager` (plain) or `sdpa` (fused)."""
-    kind = AutoModelForMaskedLM if masked_lm else AutoModel
-    options = {} if masked_lm else {"add_pooling_layer": False}
+    kind = kind or (AutoModelForMaskedLM if masked_lm else AutoModel)
+    options = {"add_pooling_layer": False} if kind is AutoModel else {}
     return kind.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32, **options).eval()
 
 
 def layers(model):
-    """The transformer blocks, bottom to top."""
-    return model.base_model.encoder.layer
+    """The transformer blocks that take a prompt, bottom to top."""
+    base = model.base_model
+    stack = base.encoder if hasattr(base, "encoder") else base
+    return next(getattr(stack, name) for name in ("layer", "layers", "h", "block") if hasattr(stack, name))
 
 
 @contextlib.contextmanager
-def prompted(model, prompts, injection):
+def prompted(model, prompts, injection, lead=1):
     """Within the block every layer's input gets its prompt; `prompts` [L, n, H], or L tensors [n, H]."""
 
     def hook(prompt):
         def inject(_layer, args):
             hidden = args[0].clone()
-            rows = slice(1, 1 + prompt.shape[0])
+            rows = slice(lead, lead + prompt.shape[0])
             hidden[:, rows] = hidden[:, rows] + prompt if injection == "add" else prompt
             return (hidden, *args[1:])
 
@@ -46,9 +49,9 @@ def prompted(model, prompts, injection):
             handle.remove()
 
 
-def with_prompt_rows(ids, initial_ids):
-    """The ids with the initial prompt ids after the first special token."""
-    return [ids[0], *initial_ids, *ids[1:]]
+def with_prompt_rows(ids, initial_ids, lead=1):
+    """The ids with the initial prompt ids after the leading special token, where there is one."""
+    return [*ids[:lead], *initial_ids, *ids[lead:]]
 
 
 def pad(examples, pad_id):
@@ -60,21 +63,40 @@ def pad(examples, pad_id):
 
 
 def last_hidden(model, ids, mask):
-    """The last layer's output [B, T, H], without the head."""
+    """What the head reads [B, T, H]: the last layer's output, after the final norm where there is one."""
     return model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
 def head_at(model, rows, label_ids):
     """Masked-LM logits of the label words [B, C] from hidden rows [B, H], by way of the whole vocabulary."""
+    if hasattr(model, "decoder"):  # ModernBERT's head is in two
+        return model.decoder(model.head(rows))[:, label_ids]
+    if hasattr(model, "lm_predictions"):  # DeBERTa v3's is handed the embeddings
+        return model.lm_predictions(rows, model.get_input_embeddings())[:, label_ids]
     head = model.lm_head if hasattr(model, "lm_head") else model.cls
     return head(rows)[:, label_ids]
 
 
-def mean_rows(hidden, mask, prompt_tokens):
-    """Mean over the real rows that are no prompt rows [B, H]; [CLS] and [SEP] count."""
+def last_logits(model, ids, mask, rows, label_ids):
+    """Next-token logits of the label words [B, C] at one row of each example."""
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    return logits[torch.arange(len(ids)), rows][:, label_ids]
+
+
+def mean_rows(hidden, mask, prompt_tokens, lead=1):
+    """Mean over the real rows that are no prompt rows [B, H]; special tokens count."""
     weights = mask.to(hidden.dtype).clone()
-    weights[:, 1 : 1 + prompt_tokens] = 0
+    weights[:, lead : lead + prompt_tokens] = 0
     return (hidden * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def pooled_rows(hidden, mask, prompt_tokens, lead, pooling):
+    """One row an example [B, H], as sentence encoders pool: mean_rows, the first row, the last real one."""
+    if pooling == "mean":
+        return mean_rows(hidden, mask, prompt_tokens, lead)
+    if pooling == "cls":
+        return hidden[:, 0]
+    return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
 
 
 def similarity(pooled, classes, temperature):

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -22,6 +23,8 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const WEIGHTS: &str = "model.safetensors";
 /// The list of shards, where the weights are several files.
 pub const INDEX: &str = "model.safetensors.index.json";
+/// How a sentence encoder's rows become one, where sentence-transformers has written it.
+pub const POOLING: &str = "1_Pooling/config.json";
 
 /// A complete model on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub enum FilesError {
         problem: String,
     },
     /// The configuration does not say how large the model is.
-    #[error("{path}: {problem}; num_hidden_layers and hidden_size are needed")]
+    #[error("{path}: {problem}; num_hidden_layers and hidden_size are needed, or what the family calls them")]
     NoShape {
         /// `config.json`.
         path: PathBuf,
@@ -136,36 +139,48 @@ pub fn shards(path: &Path) -> Result<Vec<String>, FilesError> {
 }
 
 /// Reads all of the model's files once, and its shape out of the configuration. The hash of weights in shards is
-/// that of their bytes one after the other.
+/// that of their bytes one after the other; that of the configuration covers a pooling other than the mean too.
 ///
 /// # Errors
 /// [`FilesError::Unreadable`] or [`FilesError::NoShape`].
 pub fn identify(model: &Located) -> Result<ModelIdentity, FilesError> {
-    let one = |file: &str| sha256(&[model.folder.join(file)]);
+    let of = |files: &[&str]| sha256(&files.iter().map(|file| model.folder.join(file)).collect::<Vec<_>>());
     let (layers, hidden) = shape(&model.folder.join(CONFIG))?;
+    let pools_the_mean = pools_the_mean(&model.folder.join(POOLING));
     Ok(ModelIdentity {
         name: model.name.clone(),
         revision: model.revision.clone(),
         weights_sha256: sha256(&model.weights)?,
-        config_sha256: one(CONFIG)?,
-        tokenizer_sha256: one(TOKENIZER)?,
+        config_sha256: of(if pools_the_mean { &[CONFIG] } else { &[CONFIG, POOLING] })?,
+        tokenizer_sha256: of(&[TOKENIZER])?,
         layers,
         hidden,
     })
 }
 
-/// Layers and width, by the names that BERT and RoBERTa have for them.
+/// Whether rows are pooled by their mean: with or without a file that says so.
+fn pools_the_mean(path: &Path) -> bool {
+    let Ok(text) = std::fs::read(path) else { return true };
+    let modes: Value = serde_json::from_slice(&text).unwrap_or_default();
+    ["pooling_mode_mean_tokens", "pooling_mode_mean_sqrt_len_tokens"].iter().any(|mode| modes[mode] == true)
+}
+
+/// Layers that take a prompt and their width, by the names that the families have for them; the first that is there
+/// counts (an encoder-decoder's `num_hidden_layers` is not always its encoder's).
 fn shape(path: &Path) -> Result<(u32, u32), FilesError> {
-    #[derive(Deserialize)]
-    struct Shape {
-        num_hidden_layers: u32,
-        hidden_size: u32,
-    }
+    let no_shape = |problem: String| FilesError::NoShape { path: path.to_owned(), problem };
     let text =
         std::fs::read(path).map_err(|source| FilesError::Unreadable { path: path.to_owned(), source })?;
-    let shape: Shape = serde_json::from_slice(&text)
-        .map_err(|error| FilesError::NoShape { path: path.to_owned(), problem: error.to_string() })?;
-    Ok((shape.num_hidden_layers, shape.hidden_size))
+    let config: Value = serde_json::from_slice(&text).map_err(|error| no_shape(error.to_string()))?;
+    let number = |names: &[&str]| {
+        let found = names.iter().find_map(|name| config[name].as_u64());
+        let found = found.and_then(|number| u32::try_from(number).ok());
+        found.ok_or_else(|| no_shape(format!("none of {} is a number", names.join(", "))))
+    };
+    Ok((
+        number(&["encoder_layers", "num_hidden_layers", "num_layers", "n_layer"])?,
+        number(&["hidden_size", "d_model", "n_embd"])?,
+    ))
 }
 
 /// The sha256 of the files' bytes, one after the other.
@@ -248,6 +263,22 @@ mod tests {
         assert_eq!((identity.weights_sha256.as_str(), identity.tokenizer_sha256.as_str()), (abc, empty));
         assert_eq!(identity.config_sha256, sha256(&[folder.path().join(CONFIG)]).unwrap());
         assert_eq!((identity.layers, identity.hidden), (3, 40));
+
+        std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+        file(POOLING, r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}"#);
+        assert_eq!(identify(&model).unwrap(), identity, "the mean is the default");
+        file(POOLING, r#"{"pooling_mode_cls_token": true}"#);
+        assert_ne!(identify(&model).unwrap().config_sha256, identity.config_sha256);
+
+        for (config, expected) in [
+            (r#"{"n_layer": 2, "n_embd": 24}"#, (2, 24)),
+            (r#"{"num_layers": 4, "d_model": 32, "num_decoder_layers": 5}"#, (4, 32)),
+            (r#"{"encoder_layers": 2, "num_hidden_layers": 3, "d_model": 16}"#, (2, 16)),
+        ] {
+            file(CONFIG, config);
+            let identity = identify(&model).unwrap();
+            assert_eq!((identity.layers, identity.hidden), expected, "{config}");
+        }
         std::fs::remove_file(&model.weights[1]).unwrap();
         assert!(identify(&model).unwrap_err().to_string().contains(model.weights[1].to_str().unwrap()));
         file(CONFIG, "{}");

@@ -1,122 +1,156 @@
-//! BERT and RoBERTa: the names their weights have, and where they differ (first position, head).
+//! BERT and RoBERTa: post-norm, bidirectional, learned positions; they differ in first position and head.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_transformers::models::bert::Config;
+use candle_transformers::models::bert::{Config, HiddenAct};
 
-use super::{Activation, Backbone, Block, Embeddings, Linear, MlmHead, ModelError, Norm};
-use crate::kernel::Packed;
+use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
+use super::load::{Bias, Loader, NormForm};
+use super::{
+    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
+    above_zero, divides, parse,
+};
+use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
 pub(super) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta"];
 
 /// Loads weights in the layout of Hugging Face's `BertModel`/`BertForMaskedLM` and their RoBERTa counterparts.
-pub(super) fn load(
-    folder: &Path,
-    files: &[PathBuf],
-    config: Config,
-    family: &str,
-) -> Result<Backbone, ModelError> {
-    let weights = Weights::open(folder, files)?;
+pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
+    let config: Config = parse(text)?;
+    divides(("hidden_size", config.hidden_size), ("num_attention_heads", config.num_attention_heads))?;
+    above_zero(&[
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("vocab_size", config.vocab_size),
+        ("type_vocab_size", config.type_vocab_size),
+    ])?;
+    let weights = &Weights::open(&located.folder, &located.weights)?;
+    let form =
+        NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
     let probe = "embeddings.word_embeddings.weight";
-    let prefix =
-        ["bert.", "roberta.", ""].into_iter().find(|prefix| weights.contains(&format!("{prefix}{probe}")));
-    let loader = Loader { weights: &weights, prefix: prefix.unwrap_or(""), config: &config };
-    let embeddings = loader.embeddings(if family == "bert" { 0 } else { config.pad_token_id + 1 })?;
-    let blocks = (0..config.num_hidden_layers).map(|layer| loader.block(layer)).collect::<Result<_, _>>()?;
+    let loader = Loader::new(weights, &["bert.", "roberta.", ""], probe, form);
+    let first = if family == "bert" { 0 } else { config.pad_token_id + 1 };
+    let page = Page { loader, config };
+    let embeddings = page.embeddings(first)?;
+    let blocks =
+        (0..page.config.num_hidden_layers).map(|layer| page.block(layer)).collect::<Result<_, _>>()?;
     let head = match family {
-        "bert" => loader.head(
+        "bert" => page.head(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions",
         )?,
-        _ => loader.head("lm_head.dense", "lm_head.layer_norm", "lm_head")?,
+        _ => page.head("lm_head.dense", "lm_head.layer_norm", "lm_head")?,
     };
-    let activation = Activation::from_config(config.hidden_act);
-    Ok(Backbone { activation, embeddings, blocks, head, config })
+    let sizes = Sizes {
+        hidden: page.config.hidden_size,
+        vocab: page.config.vocab_size,
+        tokens: page.config.max_position_embeddings.saturating_sub(first),
+        padding: Some(page.config.pad_token_id),
+    };
+    Ok(Backbone {
+        sizes,
+        embeddings,
+        blocks,
+        final_norm: None,
+        head,
+        decoder: None,
+        pooling: Pooling::default(),
+    })
 }
 
-struct Loader<'a> {
-    weights: &'a Weights,
-    prefix: &'a str,
-    config: &'a Config,
+fn activation(named: HiddenAct) -> Activation {
+    match named {
+        HiddenAct::Gelu => Activation::GeluErf,
+        HiddenAct::GeluApproximate => Activation::GeluTanh,
+        HiddenAct::Relu => Activation::Relu,
+    }
 }
 
-impl Loader<'_> {
-    fn embeddings(&self, first_position: usize) -> Result<Embeddings, WeightError> {
-        let (config, hidden) = (self.config, self.config.hidden_size);
-        let table = |name: &str, rows| {
-            self.weights.get(&format!("{}embeddings.{name}.weight", self.prefix), &[rows, hidden])
-        };
+struct Page<'a> {
+    loader: Loader<'a>,
+    config: Config,
+}
+
+impl Page<'_> {
+    fn embeddings(&self, first: usize) -> Result<Embeddings, WeightError> {
+        let (config, hidden) = (&self.config, self.config.hidden_size);
+        let table =
+            |name: &str, rows| self.loader.tensor(&format!("embeddings.{name}.weight"), &[rows, hidden]);
         let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
         token_type.truncate(hidden);
         Ok(Embeddings {
-            word: table("word_embeddings", config.vocab_size)?,
-            position: table("position_embeddings", config.max_position_embeddings)?,
-            token_type,
-            norm: self.norm(&format!("{}embeddings.LayerNorm", self.prefix))?,
-            first_position,
+            word: Arc::new(table("word_embeddings", config.vocab_size)?),
+            scale: 1.0,
+            position: Some(Positions {
+                table: table("position_embeddings", config.max_position_embeddings)?,
+                first,
+            }),
+            token_type: Some(token_type),
+            norm: Some(self.loader.norm("embeddings.LayerNorm", hidden)?),
         })
     }
 
     fn block(&self, layer: usize) -> Result<Block, WeightError> {
-        let (hidden, wide) = (self.config.hidden_size, self.config.intermediate_size);
-        let name = |rest: &str| format!("{}encoder.layer.{layer}.{rest}", self.prefix);
+        let (loader, config) = (&self.loader, &self.config);
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let name = |rest: &str| format!("encoder.layer.{layer}.{rest}");
+        let width = hidden / config.num_attention_heads;
         Ok(Block {
-            heads: self.config.num_attention_heads,
-            activation: Activation::from_config(self.config.hidden_act),
-            query: self.linear(&name("attention.self.query"), hidden, hidden)?,
-            key_value: self.stacked(&name("attention.self.key"), &name("attention.self.value"))?,
-            output: self.linear(&name("attention.output.dense"), hidden, hidden)?,
-            attention_norm: self.norm(&name("attention.output.LayerNorm"))?,
-            up: self.linear(&name("intermediate.dense"), wide, hidden)?,
-            down: self.linear(&name("output.dense"), hidden, wide)?,
-            output_norm: self.norm(&name("output.LayerNorm"))?,
+            heads: Heads {
+                queries: config.num_attention_heads,
+                keys: config.num_attention_heads,
+                width,
+                scale: 1.0 / (width as f32).sqrt(),
+                cap: None,
+                sight: Sight::All,
+            },
+            query: loader.linear(&name("attention.self.query"), (hidden, hidden), Bias::Yes)?,
+            key_value: loader.stacked(
+                &[&name("attention.self.key"), &name("attention.self.value")],
+                (hidden, hidden),
+                Bias::Yes,
+            )?,
+            query_norm: None,
+            key_norm: None,
+            rotary: None,
+            relative: None,
+            disentangled: None,
+            output: loader.linear(&name("attention.output.dense"), (hidden, hidden), Bias::Yes)?,
+            attention_norms: loader.post_norm(&name("attention.output.LayerNorm"), hidden)?,
+            cross: None,
+            feed_forward: FeedForward {
+                up: loader.linear(&name("intermediate.dense"), (wide, hidden), Bias::Yes)?,
+                gated: false,
+                activation: activation(config.hidden_act),
+                down: loader.linear(&name("output.dense"), (hidden, wide), Bias::Yes)?,
+            },
+            feed_forward_norms: loader.post_norm(&name("output.LayerNorm"), hidden)?,
         })
     }
 
     /// The masked-LM head; sentence encoders have none.
-    fn head(&self, dense: &str, norm: &str, bias: &str) -> Result<Option<MlmHead>, WeightError> {
-        if !self.weights.contains(&format!("{dense}.weight")) {
+    fn head(&self, dense: &str, norm: &str, bias: &str) -> Result<Option<LmHead>, WeightError> {
+        let weights = self.loader.weights;
+        if !weights.contains(&format!("{dense}.weight")) {
             return Ok(None);
         }
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let decoder = format!("{bias}.decoder.weight");
-        let untied = self.weights.contains(&decoder).then(|| self.weights.get(&decoder, &[vocab, hidden]));
-        Ok(Some(MlmHead {
-            dense: self.linear(dense, hidden, hidden)?,
-            norm: self.norm(norm)?,
+        let untied = weights.contains(&decoder).then(|| weights.get(&decoder, &[vocab, hidden]));
+        let head = Loader { prefix: "", ..self.loader };
+        Ok(Some(LmHead {
+            predicts: Predicts::Mask,
+            transform: Some(Transform {
+                dense: head.linear(dense, (hidden, hidden), Bias::Yes)?,
+                activation: activation(self.config.hidden_act),
+                norm: head.norm(norm, hidden)?,
+            }),
             decoder: untied.transpose()?,
-            bias: self.weights.get(&format!("{bias}.bias"), &[vocab])?,
+            bias: Some(weights.get(&format!("{bias}.bias"), &[vocab])?),
+            scale: 1.0,
+            cap: None,
         }))
-    }
-
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightError> {
-        let weight = self.weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias = self.weights.get(&format!("{name}.bias"), &[outputs])?;
-        Ok(Linear { weight: Packed::from_rows(&weight, outputs, inputs), bias })
-    }
-
-    /// Two square layers as one: keys, then values.
-    fn stacked(&self, keys: &str, values: &str) -> Result<Linear, WeightError> {
-        let hidden = self.config.hidden_size;
-        let weight = |name: &str| self.weights.get(&format!("{name}.weight"), &[hidden, hidden]);
-        let bias = |name: &str| self.weights.get(&format!("{name}.bias"), &[hidden]);
-        let weights = [weight(keys)?, weight(values)?].concat();
-        let bias = [bias(keys)?, bias(values)?].concat();
-        Ok(Linear { weight: Packed::from_rows(&weights, 2 * hidden, hidden), bias })
-    }
-
-    fn norm(&self, name: &str) -> Result<Norm, WeightError> {
-        let hidden = self.config.hidden_size;
-        // checkpoints of the first years call them gamma and beta
-        let old = self.weights.contains(&format!("{name}.gamma"));
-        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
-        Ok(Norm {
-            weight: self.weights.get(&format!("{name}.{weight}"), &[hidden])?,
-            bias: self.weights.get(&format!("{name}.{bias}"), &[hidden])?,
-            eps: self.config.layer_norm_eps as f32,
-        })
     }
 }

@@ -1,26 +1,37 @@
-//! One post-norm transformer block on packed rows: rows in, rows out.
+//! One transformer block on packed rows, made of choices: rows in, rows out.
 //!
 //! A task's rows are its examples' text rows, one example after the other, and its prompt's rows apart from them: in
-//! `add` they are rows like any others, in `prefix` they are keys and values only.
+//! `add` they are rows like any others, in `prefix` they are keys and values only. In a causal model the prompt's rows
+//! never see the text, so one example's serve all.
 
 use std::ops::Range;
 
-use super::attention::{AttentionScratch, Keys, Queries, attend};
-use super::{Activation, Linear, Norm};
+use super::attention::{Attention, AttentionScratch, Queries, Stand};
+use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative, Rotary};
+use super::cross::{Cross, CrossScratch, Encoded};
+use super::disentangled::Disentangled;
 
 /// Weights of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub(crate) heads: usize,
-    pub(crate) activation: Activation,
+    pub(crate) heads: Heads,
+    /// `[queries * width, hidden]`
     pub(crate) query: Linear,
-    /// Keys, then values: `[2 * hidden, hidden]`.
+    /// Keys, then values: `[2 * keys * width, hidden]`.
     pub(crate) key_value: Linear,
+    /// Norms of each head's query and key, before they are turned.
+    pub(crate) query_norm: Option<Norm>,
+    pub(crate) key_norm: Option<Norm>,
+    pub(crate) rotary: Option<Rotary>,
+    /// What distances add to scores.
+    pub(crate) relative: Option<Relative>,
+    pub(crate) disentangled: Option<Disentangled>,
     pub(crate) output: Linear,
-    pub(crate) attention_norm: Norm,
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
-    pub(crate) output_norm: Norm,
+    pub(crate) attention_norms: Norms,
+    /// Attention over an encoder's output, in a decoder's block.
+    pub(crate) cross: Option<Cross>,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_norms: Norms,
 }
 
 /// The prompt's part of a block's input.
@@ -30,16 +41,18 @@ pub(crate) enum PromptRows<'a> {
     None,
     /// `add`: each example's prompt rows, `[examples * n, hidden]`.
     Rows(&'a [f32]),
-    /// `prefix`: keys and values that all examples share, `[n, 2 * hidden]`.
+    /// `add` in a causal model, where the examples begin alike: the rows of all, `[n, hidden]`.
+    Shared(&'a [f32]),
+    /// `prefix`: keys and values that all examples share, `[n, 2 * keys * width]`.
     Prefix(&'a [f32]),
 }
 
 /// Queries, keys and values of the text rows, when they are known already.
 #[derive(Clone, Copy)]
 pub(crate) struct Projected<'a> {
-    /// `[rows, hidden]`
+    /// `[rows, queries * width]`
     pub(crate) query: &'a [f32],
-    /// `[rows, 2 * hidden]`
+    /// `[rows, 2 * keys * width]`
     pub(crate) key_value: &'a [f32],
 }
 
@@ -48,10 +61,13 @@ pub(crate) struct Projected<'a> {
 pub(crate) struct Input<'a> {
     /// `[rows, hidden]`
     pub(crate) text: &'a [f32],
-    /// Each example's rows in `text`.
+    /// Each example's rows in `text`, one after the other.
     pub(crate) spans: &'a [Range<usize>],
+    pub(crate) place: Place,
     pub(crate) prompt: PromptRows<'a>,
     pub(crate) known: Option<Projected<'a>>,
+    /// What a decoder's block sees of the encoder.
+    pub(crate) encoded: Option<Encoded<'a>>,
 }
 
 /// Which rows of the output somebody reads.
@@ -70,13 +86,14 @@ pub(crate) enum Wanted<'a> {
 pub(crate) struct Hidden {
     /// `[rows, hidden]`
     pub(crate) text: Vec<f32>,
-    /// `[examples * n, hidden]` in `add`, else empty.
+    /// In `add` `[examples * n, hidden]`, or `[n, hidden]` where they are shared; else empty.
     pub(crate) prompt: Vec<f32>,
 }
 
 /// Buffers of one task; they grow to the largest task and stay.
 #[derive(Default)]
 pub(crate) struct Scratch {
+    normed: Vec<f32>,
     query: Vec<f32>,
     key_value: Vec<f32>,
     prompt_query: Vec<f32>,
@@ -84,15 +101,23 @@ pub(crate) struct Scratch {
     context: Vec<f32>,
     prompt_context: Vec<f32>,
     picked: Vec<f32>,
-    attended: Vec<f32>,
-    wide: Vec<f32>,
     attention: AttentionScratch,
+    rest: Rest,
+}
+
+/// Buffers of what follows the attention.
+#[derive(Default)]
+struct Rest {
+    attended: Vec<f32>,
+    normed: Vec<f32>,
+    wide: Vec<f32>,
+    cross: CrossScratch,
 }
 
 impl Block {
     /// Width of a hidden state.
     pub(crate) fn hidden(&self) -> usize {
-        self.query.weight.outputs()
+        self.query.weight.depth()
     }
 
     /// Runs the block; `out` holds the wanted rows alone afterwards.
@@ -103,76 +128,130 @@ impl Block {
         scratch: &mut Scratch,
         out: &mut Hidden,
     ) {
-        let hidden = self.hidden();
-        let rows = input.text.len() / hidden;
-        if input.known.is_none() {
-            self.key_value.forward(input.text, rows, &mut scratch.key_value);
-        }
+        self.text_projections(input, wanted, scratch);
         let prompt_rows = match input.prompt {
-            PromptRows::Rows(prompt) => prompt,
-            _ => &[],
+            PromptRows::Rows(prompt) | PromptRows::Shared(prompt) => prompt,
+            PromptRows::None | PromptRows::Prefix(_) => &[],
         };
-        let count = prompt_rows.len() / hidden;
-        self.key_value.forward(prompt_rows, count, &mut scratch.prompt_key_value);
         let all = matches!(wanted, Wanted::All);
-        if all {
-            self.query.forward(prompt_rows, count, &mut scratch.prompt_query);
-        }
-        self.text_queries(input, wanted, scratch);
-        self.attention(input, wanted, scratch);
+        self.prompt_projections(prompt_rows, input.place, all, scratch);
+        self.attend(input, wanted, scratch);
 
-        let residual: &[f32] = if matches!(wanted, Wanted::One(_)) { &scratch.picked } else { input.text };
-        let buffers = (&mut scratch.attended, &mut scratch.wide);
-        self.finish(&scratch.context, residual, buffers, &mut out.text);
+        let one = matches!(wanted, Wanted::One(_));
+        let residual: &[f32] = if one { &scratch.picked } else { input.text };
+        let across = input.encoded.map(|encoded| (encoded, input.spans, one));
+        self.finish(&scratch.context, residual, across, &mut scratch.rest, &mut out.text);
         out.prompt.clear();
         if all {
-            let buffers = (&mut scratch.attended, &mut scratch.wide);
-            self.finish(&scratch.prompt_context, prompt_rows, buffers, &mut out.prompt);
+            self.finish(&scratch.prompt_context, prompt_rows, None, &mut scratch.rest, &mut out.prompt);
         }
     }
 
-    /// Keys and values of a prompt's rows, `[n, hidden]` to `[n, 2 * hidden]`.
-    pub(crate) fn prefix(&self, prompt: &[f32]) -> Vec<f32> {
-        let mut key_value = Vec::new();
-        self.key_value.forward(prompt, prompt.len() / self.hidden(), &mut key_value);
+    /// Keys and values of a prompt's rows, `[n, hidden]` to `[n, 2 * keys * width]`.
+    pub(crate) fn prefix(&self, prompt: &[f32], place: Place) -> Vec<f32> {
+        let (mut normed, mut key_value) = (Vec::new(), Vec::new());
+        let rows = self.attention_norms.input(prompt, &mut normed);
+        self.keys(rows, (0..).map(|row| place.prompt(row)), &mut key_value);
         key_value
     }
 
     /// Queries, keys and values of text rows, for [`Input::known`].
-    pub(crate) fn project(&self, text: &[f32], query: &mut Vec<f32>, key_value: &mut Vec<f32>) {
-        let rows = text.len() / self.hidden();
-        self.query.forward(text, rows, query);
-        self.key_value.forward(text, rows, key_value);
+    pub(crate) fn project(
+        &self,
+        text: &[f32],
+        spans: &[Range<usize>],
+        place: Place,
+        query: &mut Vec<f32>,
+        key_value: &mut Vec<f32>,
+    ) {
+        let mut normed = Vec::new();
+        let rows = self.attention_norms.input(text, &mut normed);
+        self.queries(rows, text_positions(spans, place), query);
+        self.keys(rows, text_positions(spans, place), key_value);
     }
 
-    /// The wanted text rows' queries; with [`Wanted::One`] their hidden states go to `picked` too.
-    fn text_queries(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
-        let hidden = self.hidden();
-        let row = |rows: &'_ [f32], index: usize| rows[index * hidden..(index + 1) * hidden].to_vec();
-        match wanted {
-            Wanted::One(picks) => {
-                scratch.picked.clear();
-                scratch.query.clear();
-                for (span, pick) in input.spans.iter().zip(picks) {
-                    scratch.picked.extend(row(input.text, span.start + pick));
-                    if let Some(known) = input.known {
-                        scratch.query.extend(row(known.query, span.start + pick));
-                    }
-                }
-                if input.known.is_none() {
-                    self.query.forward(&scratch.picked, picks.len(), &mut scratch.query);
-                }
+    /// The text rows' keys and values and the wanted ones' queries, unless they are known; with [`Wanted::One`] the
+    /// wanted rows' hidden states go to `picked` too.
+    fn text_projections(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
+        let positions = || text_positions(input.spans, input.place);
+        if input.known.is_none() {
+            let rows = self.attention_norms.input(input.text, &mut scratch.normed);
+            self.keys(rows, positions(), &mut scratch.key_value);
+            if !matches!(wanted, Wanted::One(_)) {
+                self.queries(rows, positions(), &mut scratch.query);
             }
-            Wanted::All | Wanted::Text if input.known.is_none() => {
-                self.query.forward(input.text, input.text.len() / hidden, &mut scratch.query);
+        }
+        let Wanted::One(picks) = wanted else { return };
+        let row =
+            |rows: &'_ [f32], width: usize, index: usize| rows[index * width..(index + 1) * width].to_vec();
+        scratch.picked.clear();
+        scratch.query.clear();
+        for (span, pick) in input.spans.iter().zip(picks) {
+            scratch.picked.extend(row(input.text, self.hidden(), span.start + pick));
+            if let Some(known) = input.known {
+                scratch.query.extend(row(known.query, self.heads.query_width(), span.start + pick));
             }
-            Wanted::All | Wanted::Text => {}
+        }
+        if input.known.is_none() {
+            let rows = self.attention_norms.input(&scratch.picked, &mut scratch.normed);
+            self.queries(rows, picks.iter().map(|&pick| input.place.text(pick)), &mut scratch.query);
+        }
+    }
+
+    /// The prompt rows' keys and values, and their queries if `all` rows are wanted.
+    fn prompt_projections(&self, prompt: &[f32], place: Place, all: bool, scratch: &mut Scratch) {
+        let positions = || (0..place.rows).cycle().map(|row| place.prompt(row));
+        let rows = self.attention_norms.input(prompt, &mut scratch.normed);
+        self.keys(rows, positions(), &mut scratch.prompt_key_value);
+        scratch.prompt_query.clear();
+        if all {
+            self.queries(rows, positions(), &mut scratch.prompt_query);
+        }
+    }
+
+    /// Queries of normed rows, each head normed and turned.
+    fn queries(&self, rows: &[f32], positions: impl Iterator<Item = usize>, out: &mut Vec<f32>) {
+        self.query.forward(rows, rows.len() / self.hidden(), out);
+        if let Some(norm) = &self.query_norm {
+            norm.apply(out);
+        }
+        if let Some(rotary) = &self.rotary {
+            let each = out.chunks_exact_mut(self.heads.query_width()).zip(positions);
+            each.for_each(|(row, position)| rotary.turn(row, self.heads.width, position));
+        }
+    }
+
+    /// Keys and values of normed rows, each key head normed and turned.
+    fn keys(&self, rows: &[f32], positions: impl Iterator<Item = usize>, out: &mut Vec<f32>) {
+        self.key_value.forward(rows, rows.len() / self.hidden(), out);
+        if self.key_norm.is_none() && self.rotary.is_none() {
+            return;
+        }
+        let width = self.heads.key_width();
+        for (row, position) in out.chunks_exact_mut(2 * width).zip(positions) {
+            let keys = &mut row[..width];
+            if let Some(norm) = &self.key_norm {
+                norm.apply(keys);
+            }
+            if let Some(rotary) = &self.rotary {
+                rotary.turn(keys, self.heads.width, position);
+            }
+        }
+    }
+
+    fn attending(&self, place: Place) -> Attention<'_> {
+        Attention {
+            heads: &self.heads,
+            place,
+            relative: self.relative.as_ref(),
+            disentangled: self.disentangled.as_ref(),
         }
     }
 
     /// Attention of every example's wanted rows over its text and its prompt.
-    fn attention(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
-        let hidden = self.hidden();
+    fn attend(&self, input: Input<'_>, wanted: Wanted<'_>, scratch: &mut Scratch) {
+        let attention = self.attending(input.place);
+        let (wide, double) = (self.heads.query_width(), 2 * self.heads.key_width());
         let one = matches!(wanted, Wanted::One(_));
         let (query, key_value): (&[f32], &[f32]) = match input.known {
             Some(known) if one => (&scratch.query, known.key_value),
@@ -180,49 +259,72 @@ impl Block {
             None => (&scratch.query, &scratch.key_value),
         };
         scratch.context.resize(query.len(), 0.0);
-        scratch.prompt_context.resize(scratch_len(&scratch.prompt_query, wanted), 0.0);
-        let each = scratch.prompt_key_value.len() / input.spans.len().max(1); // one example's prompt, keys and values
+        scratch.prompt_context.resize(scratch.prompt_query.len(), 0.0);
+        let examples = input.spans.len().max(1);
+        let (each, own) = (scratch.prompt_key_value.len() / examples, scratch.prompt_query.len() / examples);
         for (example, span) in input.spans.iter().enumerate() {
-            let prompt = match input.prompt {
-                PromptRows::None => &[][..],
-                PromptRows::Rows(_) => &scratch.prompt_key_value[example * each..(example + 1) * each],
-                PromptRows::Prefix(shared) => shared,
+            let (prompt, own) = match input.prompt {
+                PromptRows::None => (&[][..], 0..0),
+                PromptRows::Rows(_) => {
+                    let prompt = &scratch.prompt_key_value[example * each..(example + 1) * each];
+                    (prompt, example * own..(example + 1) * own)
+                }
+                PromptRows::Shared(_) => (&scratch.prompt_key_value[..], 0..0),
+                PromptRows::Prefix(shared) => (shared, 0..0),
             };
-            let text = &key_value[span.start * 2 * hidden..span.end * 2 * hidden];
-            let rows = if one { example..example + 1 } else { span.clone() };
-            let rows = rows.start * hidden..rows.end * hidden;
-            let own = if matches!(wanted, Wanted::All) { each / 2 } else { 0 };
-            let own = example * own..(example + 1) * own;
+            let keys = attention.keys(&key_value[span.start * double..span.end * double], prompt);
+            let (rows, first) = match wanted {
+                Wanted::One(picks) => (example..example + 1, picks[example]),
+                Wanted::All | Wanted::Text => (span.clone(), 0),
+            };
+            let rows = rows.start * wide..rows.end * wide;
             let mut sets = [
-                Queries { rows: &query[rows.clone()], out: &mut scratch.context[rows] },
                 Queries {
-                    rows: scratch.prompt_query.get(own.clone()).unwrap_or_default(),
-                    out: scratch.prompt_context.get_mut(own).unwrap_or_default(),
+                    rows: &query[rows.clone()],
+                    stand: Stand::Text(first),
+                    out: &mut scratch.context[rows],
+                },
+                Queries {
+                    rows: &scratch.prompt_query[own.clone()],
+                    stand: Stand::Prompt,
+                    out: &mut scratch.prompt_context[own],
                 },
             ];
-            attend(self.heads, Keys { text, prompt, hidden }, &mut sets, &mut scratch.attention);
+            attention.attend(keys, &mut sets, &mut scratch.attention);
+        }
+        if matches!(input.prompt, PromptRows::Shared(_)) && !input.spans.is_empty() {
+            // every example begins with the same rows: the first one's are as good as any
+            let keys = attention.keys(&key_value[..input.place.lead * double], &scratch.prompt_key_value);
+            let (rows, out) = (&scratch.prompt_query, &mut scratch.prompt_context);
+            let mut sets = [Queries { rows, stand: Stand::Prompt, out }];
+            attention.attend(keys, &mut sets, &mut scratch.attention);
         }
     }
 
-    /// Output projection, residual, norm, feed-forward, residual, norm.
+    /// Output projection, attention over an encoder (`across`: its rows, the queries' spans, and whether one row of
+    /// each is there), feed-forward, and their joints with the residual stream.
     fn finish(
         &self,
         context: &[f32],
         residual: &[f32],
-        (attended, wide): (&mut Vec<f32>, &mut Vec<f32>),
+        across: Option<(Encoded<'_>, &[Range<usize>], bool)>,
+        rest: &mut Rest,
         out: &mut Vec<f32>,
     ) {
         let rows = residual.len() / self.hidden();
-        self.output.forward(context, rows, attended);
-        self.attention_norm.add(attended, residual);
-        self.up.forward(attended, rows, wide);
-        self.activation.apply(wide);
-        self.down.forward(wide, rows, out);
-        self.output_norm.add(out, attended);
+        self.output.forward(context, rows, &mut rest.attended);
+        self.attention_norms.join(&mut rest.attended, residual);
+        if let (Some(cross), Some((encoded, spans, one))) = (&self.cross, across) {
+            let each = |example: usize| if one { example..example + 1 } else { spans[example].clone() };
+            cross.forward(&mut rest.attended, each, encoded, &mut rest.cross);
+        }
+        let entering = self.feed_forward_norms.input(&rest.attended, &mut rest.normed);
+        self.feed_forward.forward(entering, rows, &mut rest.wide, out);
+        self.feed_forward_norms.join(out, &rest.attended);
     }
 }
 
-/// Length of the prompt rows' results: none unless all rows are wanted.
-fn scratch_len(prompt_query: &[f32], wanted: Wanted<'_>) -> usize {
-    if matches!(wanted, Wanted::All) { prompt_query.len() } else { 0 }
+/// The positions of all text rows, example after example.
+fn text_positions(spans: &[Range<usize>], place: Place) -> impl Iterator<Item = usize> {
+    spans.iter().flat_map(move |span| (0..span.len()).map(move |row| place.text(row)))
 }

@@ -1,20 +1,40 @@
 //! The backbone: configuration and weights, immutable once loaded.
+//!
+//! One block (`block`) is made of choices (`choices`); a family is a page that reads its configuration's keys, names
+//! its tensors and picks the choices.
 
 mod attention;
+mod bart;
 mod bert;
 mod block;
+mod choices;
+mod cross;
+mod deberta;
+mod decoder;
+mod disentangled;
+mod gpt2;
+mod llama;
+mod load;
+mod modernbert;
+mod pooling;
+mod rope;
+mod t5;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use candle_transformers::models::bert::{Config, HiddenAct};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::kernel::{Packed, add_layer_norm, gelu_erf, gelu_tanh, gemm, relu};
 use crate::models::locate::Located;
 use crate::models::weights::WeightError;
 
 pub(crate) use block::{Block, Hidden, Input, Projected, PromptRows, Scratch, Wanted};
+pub(crate) use choices::{Activation, Linear, Norm, Place};
+pub(crate) use cross::Encoded;
+pub(crate) use decoder::{Decoder, Given};
+pub use pooling::Pooling;
 
 /// Why a model's files cannot be used.
 #[derive(Debug, Error)]
@@ -28,7 +48,7 @@ pub enum ModelError {
         reason: String,
     },
     /// An architecture we have no page for.
-    #[error("{}: model_type \"{found}\" is not supported; supported are: {}", path.display(), bert::FAMILIES.join(", "))]
+    #[error("{}: model_type \"{found}\" is not supported; supported are: {}", path.display(), supported().join(", "))]
     Architecture {
         /// The file.
         path: PathBuf,
@@ -40,97 +60,157 @@ pub enum ModelError {
     Weights(#[from] WeightError),
 }
 
-/// A linear layer: `y = x W^T + b`.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Linear {
-    pub(crate) weight: Packed,
-    pub(crate) bias: Vec<f32>,
+/// What is wrong with a model, before it is known where it lies.
+#[derive(Debug, Error)]
+pub(crate) enum PageError {
+    /// A configuration that asks for what there is not, or contradicts itself.
+    #[error("{0}")]
+    Config(String),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
 }
 
-impl Linear {
-    /// `rows` rows from `x` (`[rows, depth]`, rows `stride` apart) to `out` (`[rows, outputs]`).
-    pub(crate) fn forward(&self, x: &[f32], rows: usize, out: &mut Vec<f32>) {
-        out.resize(rows * self.weight.outputs(), 0.0);
-        let (depth, outputs) = (self.weight.depth(), self.weight.outputs());
-        gemm(x, depth, rows, &self.weight, Some(&self.bias), out, outputs);
-    }
+/// A family's page: the configuration's text, its `model_type` and the model's files, to a backbone.
+type Page = fn(&str, &str, &Located) -> Result<Backbone, PageError>;
+
+/// Every page with the `model_type`s it serves.
+const PAGES: &[(&[&str], Page)] = &[
+    (bert::FAMILIES, bert::load),
+    (gpt2::FAMILIES, gpt2::load),
+    (llama::FAMILIES, llama::load),
+    (modernbert::FAMILIES, modernbert::load),
+    (deberta::FAMILIES, deberta::load),
+    (bart::FAMILIES, bart::load),
+    (t5::FAMILIES, t5::load),
+];
+
+fn supported() -> Vec<&'static str> {
+    PAGES.iter().flat_map(|(families, _)| families.iter().copied()).collect()
 }
 
-/// Layer norm.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Norm {
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-    pub(crate) eps: f32,
+/// What the numbers of a configuration come to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) hidden: usize,
+    pub(crate) vocab: usize,
+    /// Tokens an input may have, special tokens and prompt rows included.
+    pub(crate) tokens: usize,
+    /// Id of the padding token, where the configuration names one.
+    pub(crate) padding: Option<usize>,
 }
 
-impl Norm {
-    /// `out = LayerNorm(out + residual)`, row by row.
-    pub(crate) fn add(&self, out: &mut [f32], residual: &[f32]) {
-        add_layer_norm(out, residual, &self.weight, &self.bias, self.eps);
-    }
+/// Learned absolute positions.
+#[derive(Clone, Debug)]
+pub(crate) struct Positions {
+    /// `[positions, hidden]`
+    pub(crate) table: Vec<f32>,
+    /// Row of the first token.
+    pub(crate) first: usize,
 }
 
-/// The feed-forward's activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    GeluErf,
-    GeluTanh,
-    Relu,
-}
-
-impl Activation {
-    fn from_config(activation: HiddenAct) -> Self {
-        match activation {
-            HiddenAct::Gelu => Self::GeluErf,
-            HiddenAct::GeluApproximate => Self::GeluTanh,
-            HiddenAct::Relu => Self::Relu,
-        }
-    }
-
-    /// Element by element, in place.
-    pub(crate) fn apply(self, values: &mut [f32]) {
-        match self {
-            Self::GeluErf => gelu_erf(values),
-            Self::GeluTanh => gelu_tanh(values),
-            Self::Relu => relu(values),
-        }
-    }
-}
-
-/// Embedding tables and their norm.
+/// Embedding tables and their norm: `norm(position + scale * word + token_type)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Embeddings {
-    /// `[vocab, hidden]`
-    pub(crate) word: Vec<f32>,
-    /// `[positions, hidden]`
-    pub(crate) position: Vec<f32>,
+    /// `[vocab, hidden]`; a decoder shares its encoder's.
+    pub(crate) word: Arc<Vec<f32>>,
+    pub(crate) scale: f32,
+    pub(crate) position: Option<Positions>,
     /// Row 0 of the token types, `[hidden]`: a single sequence has no other.
-    pub(crate) token_type: Vec<f32>,
-    pub(crate) norm: Norm,
-    /// Position of the first token.
-    pub(crate) first_position: usize,
+    pub(crate) token_type: Option<Vec<f32>>,
+    pub(crate) norm: Option<Norm>,
 }
 
-/// The masked-LM head up to the vocabulary, and the vocabulary's weights.
+impl Embeddings {
+    /// Embeds tokens: `ids[i]` at position `positions[i]`; a missing id is a zero word. Appends to `out`.
+    pub(crate) fn embed(
+        &self,
+        hidden: usize,
+        tokens: impl Iterator<Item = (Option<u32>, usize)>,
+        out: &mut Vec<f32>,
+    ) {
+        for (id, position) in tokens {
+            let start = out.len();
+            match &self.position {
+                Some(learned) => {
+                    let position = (position + learned.first) * hidden;
+                    out.extend_from_slice(&learned.table[position..position + hidden]);
+                }
+                None => out.resize(start + hidden, 0.0),
+            }
+            let row = &mut out[start..];
+            if let Some(id) = id {
+                let word = &self.word[id as usize * hidden..(id as usize + 1) * hidden];
+                row.iter_mut().zip(word).for_each(|(x, w)| *x += w * self.scale);
+            }
+            match (&self.norm, &self.token_type) {
+                (Some(norm), Some(token_type)) => norm.apply_sum(row, token_type),
+                (Some(norm), None) => norm.apply(row),
+                (None, Some(token_type)) => crate::kernel::add(row, token_type),
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+/// What a head predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Predicts {
+    /// The token at a mask.
+    Mask,
+    /// The token after the last one.
+    Next,
+    /// The decoder's next token, where an encoder reads the text.
+    Decoded,
+}
+
+/// What a masked-LM head does before the vocabulary.
 #[derive(Clone, Debug)]
-pub(crate) struct MlmHead {
+pub(crate) struct Transform {
     pub(crate) dense: Linear,
+    pub(crate) activation: Activation,
     pub(crate) norm: Norm,
+}
+
+/// The head of a language model: from a last hidden state to the vocabulary.
+#[derive(Clone, Debug)]
+pub(crate) struct LmHead {
+    pub(crate) predicts: Predicts,
+    pub(crate) transform: Option<Transform>,
     /// Decoder, `[vocab, hidden]`; `None` when it is tied to the word embeddings.
     pub(crate) decoder: Option<Vec<f32>>,
     /// `[vocab]`
-    pub(crate) bias: Vec<f32>,
+    pub(crate) bias: Option<Vec<f32>>,
+    /// Factor of the hidden state before the decoder.
+    pub(crate) scale: f32,
+    /// Soft-capping of the logits.
+    pub(crate) cap: Option<f32>,
+}
+
+/// Packed rows: those of several sequences one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// `[rows, hidden]`
+    pub(crate) text: &'a [f32],
+    /// Each sequence's rows.
+    pub(crate) spans: &'a [Range<usize>],
+    /// Each sequence's row that is read, from its span's start.
+    pub(crate) picks: &'a [usize],
 }
 
 /// Configuration and weights of one model.
 #[derive(Debug)]
 pub struct Backbone {
-    pub(crate) config: Config,
-    pub(crate) activation: Activation,
+    pub(crate) sizes: Sizes,
     pub(crate) embeddings: Embeddings,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) head: Option<MlmHead>,
+    /// After the last block.
+    pub(crate) final_norm: Option<Norm>,
+    pub(crate) head: Option<LmHead>,
+    /// What reads the encoder's output, in an encoder-decoder model.
+    pub(crate) decoder: Option<Decoder>,
+    /// How the similarity read-out makes one row of all.
+    pub(crate) pooling: Pooling,
 }
 
 #[derive(Deserialize)]
@@ -149,12 +229,14 @@ impl Backbone {
         let text = std::fs::read_to_string(&path).map_err(|e| config(e.to_string()))?;
         let named: Architecture = serde_json::from_str(&text).map_err(|e| config(e.to_string()))?;
         let family = named.model_type.unwrap_or_default();
-        if !bert::FAMILIES.contains(&family.as_str()) {
+        let Some((_, page)) = PAGES.iter().find(|(families, _)| families.contains(&family.as_str())) else {
             return Err(ModelError::Architecture { path, found: family });
-        }
-        let parsed: Config = serde_json::from_str(&text).map_err(|e| config(e.to_string()))?;
-        check(&parsed).map_err(config)?;
-        bert::load(&located.folder, &located.weights, parsed, &family)
+        };
+        let backbone = page(&text, &family, located).map_err(|error| match error {
+            PageError::Config(reason) => config(reason),
+            PageError::Weights(error) => ModelError::Weights(error),
+        })?;
+        Ok(Self { pooling: Pooling::of_folder(&located.folder)?, ..backbone })
     }
 
     /// Layers that take a prompt.
@@ -164,56 +246,76 @@ impl Backbone {
 
     /// Width of a hidden state.
     pub fn hidden(&self) -> usize {
-        self.config.hidden_size
+        self.sizes.hidden
     }
 
     /// Entries of the vocabulary.
     pub fn vocab(&self) -> usize {
-        self.config.vocab_size
+        self.sizes.vocab
     }
 
-    /// Id of the padding token.
-    pub fn padding(&self) -> usize {
-        self.config.pad_token_id
+    /// Id of the padding token, where the configuration names one.
+    pub fn padding(&self) -> Option<usize> {
+        self.sizes.padding
     }
 
     /// Tokens an input may have, special tokens and prompt rows included.
     pub fn max_tokens(&self) -> usize {
-        self.config.max_position_embeddings.saturating_sub(self.embeddings.first_position)
+        self.sizes.tokens
     }
 
-    /// Whether there is a masked-LM head.
-    pub fn has_head(&self) -> bool {
-        self.head.is_some()
+    /// How the similarity read-out makes one row of all.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
     }
 
-    /// Embeds tokens: `ids[i]` at position `positions[i]`; a missing id is a zero word. Appends to `out`.
+    /// Whether no row sees what comes after it, so that a prompt at the beginning never sees the text.
+    pub fn is_causal(&self) -> bool {
+        self.blocks.iter().all(|block| block.heads.sight.is_causal())
+    }
+
+    /// The read-outs this model has, by the names a run file uses.
+    pub fn read_outs(&self) -> &'static [&'static str] {
+        match self.head.as_ref().map(|head| head.predicts) {
+            Some(Predicts::Mask) => &["masked-lm", "similarity"],
+            Some(Predicts::Next) => &["next-token", "similarity"],
+            Some(Predicts::Decoded) => &["seq2seq"],
+            None => &["similarity"],
+        }
+    }
+
+    /// Embeds tokens, see [`Embeddings::embed`].
     pub(crate) fn embed(&self, tokens: impl Iterator<Item = (Option<u32>, usize)>, out: &mut Vec<f32>) {
-        let (hidden, tables) = (self.hidden(), &self.embeddings);
-        for (id, position) in tokens {
-            let position = (position + tables.first_position) * hidden;
-            let start = out.len();
-            out.extend_from_slice(&tables.position[position..position + hidden]);
-            let row = &mut out[start..];
-            if let Some(id) = id {
-                let word = id as usize * hidden;
-                row.iter_mut().zip(&tables.word[word..word + hidden]).for_each(|(x, w)| *x += w);
-            }
-            tables.norm.add(row, &tables.token_type);
+        self.embeddings.embed(self.hidden(), tokens, out);
+    }
+
+    /// What comes after the last block, in place.
+    pub(crate) fn finish(&self, rows: &mut [f32]) {
+        if let Some(norm) = &self.final_norm {
+            norm.apply(rows);
         }
     }
 }
 
-fn check(config: &Config) -> Result<(), String> {
-    let heads = config.num_attention_heads;
-    if heads == 0 || !config.hidden_size.is_multiple_of(heads) {
-        return Err(format!(
-            "hidden_size {} is no multiple of num_attention_heads {heads}",
-            config.hidden_size
-        ));
-    }
-    if config.num_hidden_layers == 0 || config.vocab_size == 0 || config.type_vocab_size == 0 {
-        return Err("num_hidden_layers, vocab_size and type_vocab_size must be above 0".to_owned());
+/// Reads a configuration's keys.
+fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, PageError> {
+    serde_json::from_str(text).map_err(|e| PageError::Config(e.to_string()))
+}
+
+/// Refuses a configuration whose heads cannot share its width evenly.
+fn divides(hidden: (&str, usize), heads: (&str, usize)) -> Result<(), PageError> {
+    if heads.1 == 0 || !hidden.1.is_multiple_of(heads.1) {
+        let text = format!("{} {} is no multiple of {} {}", hidden.0, hidden.1, heads.0, heads.1);
+        return Err(PageError::Config(text));
     }
     Ok(())
+}
+
+/// Refuses a configuration with a zero where there must be something.
+fn above_zero(sizes: &[(&str, usize)]) -> Result<(), PageError> {
+    if sizes.iter().all(|(_, size)| *size > 0) {
+        return Ok(());
+    }
+    let names: Vec<&str> = sizes.iter().map(|(name, _)| *name).collect();
+    Err(PageError::Config(format!("{} must be above 0", names.join(", "))))
 }

@@ -14,9 +14,10 @@ pub(super) struct Cache {
     filled: bool,
     /// `[rows, hidden]`
     text: Vec<f32>,
-    /// In `add`, before the layer's own prompt is added: `[examples * n, hidden]`.
+    /// In `add`, before the layer's own prompt is added: `[examples * n, hidden]`, or `[n, hidden]` where it is shared.
     prompt: Vec<f32>,
-    /// Projections of `text` at `layer`: `[rows, hidden]` and `[rows, 2 hidden]`.
+    shared: bool,
+    /// Projections of `text` at `layer`: `[rows, queries * width]` and `[rows, 2 * keys * width]`.
     query: Vec<f32>,
     key_value: Vec<f32>,
     projected: bool,
@@ -49,30 +50,30 @@ impl Cache {
     ) {
         if !self.filled || self.layer > layer {
             self.text.clone_from(&batch.text);
-            self.prompt = match deep {
-                Deep::Add(_) => batch.prompt.repeat(batch.spans.len()),
-                _ => Vec::new(),
-            };
+            self.prompt = deep.rows(batch);
+            self.shared = matches!(deep, Deep::AddShared(_));
             (self.layer, self.filled, self.projected) = (0, true, false);
         }
         while self.layer < layer {
             self.advance(pass, batch, deep, pool, limit);
         }
         if !self.projected {
-            self.project(pass);
+            self.project(pass, batch);
         }
     }
 
     /// One layer up, in parallel over groups of examples.
     fn advance(&mut self, pass: Pass<'_>, batch: &Batch, deep: Deep<'_>, pool: &Pool, limit: usize) {
-        let n = self.prompt.len() / batch.spans.len().max(1) / pass.backbone.hidden();
-        let groups = batch.groups(0..batch.spans.len(), n, limit);
+        let own = if self.prompt.is_empty() || self.shared { 0 } else { batch.place.rows };
+        let groups = batch.groups(0..batch.spans.len(), own, limit);
         let outputs: Vec<(Vec<f32>, Vec<f32>)> = groups
             .par_iter()
             .map(|group| {
                 let (text, prompt) = self.rows(pass, batch, group);
                 let spans = batch.group_spans(group);
-                let from = From { layer: self.layer, text, prompt, known: None, spans: &spans, picks: &[] };
+                let (layer, place) = (self.layer, batch.place);
+                let from =
+                    From { layer, text, prompt, known: None, spans: &spans, place, picks: &[], given: None };
                 pool.with(|buffers| {
                     pass.layer(self.layer, from, deep, None, Wanted::All, buffers);
                     (buffers.hidden().text.clone(), buffers.hidden().prompt.clone())
@@ -83,23 +84,24 @@ impl Cache {
         self.prompt.clear();
         for (text, prompt) in outputs {
             self.text.extend(text);
-            self.prompt.extend(prompt);
+            if !self.shared || self.prompt.is_empty() {
+                self.prompt.extend(prompt);
+            }
         }
         self.layer += 1;
         self.projected = false;
     }
 
     /// Queries, keys and values of the text rows at the cached layer: no candidate changes them.
-    fn project(&mut self, pass: Pass<'_>) {
-        let hidden = pass.backbone.hidden();
+    fn project(&mut self, pass: Pass<'_>, batch: &Batch) {
         let block = &pass.backbone.blocks[self.layer];
-        let chunk = 256 * hidden; // rows a task
-        let parts: Vec<(Vec<f32>, Vec<f32>)> = self
-            .text
-            .par_chunks(chunk)
-            .map(|rows| {
+        let parts: Vec<(Vec<f32>, Vec<f32>)> = batch
+            .groups(0..batch.spans.len(), 0, 256) // rows a task
+            .par_iter()
+            .map(|group| {
+                let (text, _) = self.rows(pass, batch, group);
                 let (mut query, mut key_value) = (Vec::new(), Vec::new());
-                block.project(rows, &mut query, &mut key_value);
+                block.project(text, &batch.group_spans(group), batch.place, &mut query, &mut key_value);
                 (query, key_value)
             })
             .collect();
@@ -115,21 +117,23 @@ impl Cache {
     fn rows(&self, pass: Pass<'_>, batch: &Batch, group: &std::ops::Range<usize>) -> (&[f32], &[f32]) {
         let hidden = pass.backbone.hidden();
         let rows = batch.group_rows(group);
+        let text = &self.text[rows.start * hidden..rows.end * hidden];
+        if self.shared {
+            return (text, &self.prompt);
+        }
         let each = self.prompt.len() / batch.spans.len().max(1);
-        (
-            &self.text[rows.start * hidden..rows.end * hidden],
-            &self.prompt[group.start * each..group.end * each],
-        )
+        (text, &self.prompt[group.start * each..group.end * each])
     }
 
     /// A group's part.
     pub(super) fn slice(&self, pass: Pass<'_>, batch: &Batch, group: &std::ops::Range<usize>) -> Slice<'_> {
-        let hidden = pass.backbone.hidden();
+        let heads = &pass.backbone.blocks[self.layer].heads;
+        let (wide, double) = (heads.query_width(), 2 * heads.key_width());
         let rows = batch.group_rows(group);
         let (text, prompt) = self.rows(pass, batch, group);
         let known = Projected {
-            query: &self.query[rows.start * hidden..rows.end * hidden],
-            key_value: &self.key_value[rows.start * 2 * hidden..rows.end * 2 * hidden],
+            query: &self.query[rows.start * wide..rows.end * wide],
+            key_value: &self.key_value[rows.start * double..rows.end * double],
         };
         Slice { text, prompt, known }
     }
@@ -139,8 +143,8 @@ impl Cache {
         &self.text
     }
 
-    /// The cached prompt rows.
-    pub(super) fn prompt(&self) -> &[f32] {
-        &self.prompt
+    /// The cached prompt rows, once for each of `examples` examples.
+    pub(super) fn prompt(&self, examples: usize) -> Vec<f32> {
+        self.prompt.repeat(if self.shared { examples } else { 1 })
     }
 }

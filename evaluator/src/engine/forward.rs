@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::read_out::Head;
-use super::{Injection, Settings};
-use crate::backbone::{Backbone, Hidden, Input, Projected, PromptRows, Scratch, Wanted};
+use super::Injection;
+use super::pack::Batch;
+use super::read_out::{Head, Reads};
+use crate::backbone::{
+    Backbone, Encoded, Hidden, Input, Linear, Place, Projected, PromptRows, Rows, Scratch, Wanted,
+};
 
 /// Buffers of one task.
 #[derive(Default)]
@@ -13,6 +16,7 @@ pub(super) struct Buffers {
     scratch: Scratch,
     now: Hidden,
     next: Hidden,
+    decoded: Hidden,
 }
 
 /// Buffers lent to tasks and given back: as many as there are threads, whatever the number of tasks.
@@ -39,8 +43,21 @@ pub(super) enum Deep<'a> {
     Absent,
     /// `add`: each layer's prompt, `[L][n * hidden]`.
     Add(&'a [Vec<f32>]),
-    /// `prefix`: each layer's keys and values, `[L][n * 2 hidden]`.
+    /// `add` in a causal model: the prompt's rows never see the text, one example's serve all.
+    AddShared(&'a [Vec<f32>]),
+    /// `prefix`: each layer's keys and values, `[L][n * 2 * keys * width]`.
     Prefix(&'a [Vec<f32>]),
+}
+
+impl Deep<'_> {
+    /// The embedded prompt rows that `add` starts from: one example's, where they are shared.
+    pub(super) fn rows(&self, batch: &Batch) -> Vec<f32> {
+        match self {
+            Self::Absent | Self::Prefix(_) => Vec::new(),
+            Self::Add(_) => batch.prompt.repeat(batch.spans.len()),
+            Self::AddShared(_) => batch.prompt.clone(),
+        }
+    }
 }
 
 /// Where a task starts.
@@ -50,14 +67,38 @@ pub(super) struct From<'a> {
     pub(super) layer: usize,
     /// Hidden states of the task's text rows at that layer's input.
     pub(super) text: &'a [f32],
-    /// In `add`, those of its prompt rows before the layer's prompt is added, `[examples * n, hidden]`.
+    /// In `add`, those of its prompt rows before the layer's prompt is added: `[examples * n, hidden]`, or
+    /// `[n, hidden]` where they are shared.
     pub(super) prompt: &'a [f32],
     /// The text rows' projections at that layer, when known.
     pub(super) known: Option<Projected<'a>>,
     /// Each example's rows.
     pub(super) spans: &'a [Range<usize>],
+    pub(super) place: Place,
     /// Each example's read-out row.
     pub(super) picks: &'a [usize],
+    /// What a decoder is given for them.
+    pub(super) given: Option<Rows<'a>>,
+}
+
+impl<'a> From<'a> {
+    /// At the bottom, with all examples of a batch.
+    pub(super) fn bottom(batch: &'a Batch, prompt: &'a [f32]) -> Self {
+        Self {
+            layer: 0,
+            text: &batch.text,
+            prompt,
+            known: None,
+            spans: &batch.spans,
+            place: batch.place,
+            picks: &batch.picks,
+            given: batch.given.as_deref().map(|given| Rows {
+                text: &given.text,
+                spans: &given.spans,
+                picks: &given.picks,
+            }),
+        }
+    }
 }
 
 /// What stays the same over all tasks.
@@ -81,12 +122,20 @@ impl Pass<'_> {
         for layer in from.layer..=last {
             let first = layer == from.layer;
             let own = own.filter(|_| first);
-            let wanted = match (layer == last, self.head.reads_one_row()) {
-                (false, _) => Wanted::All,
-                (true, false) => Wanted::Text,
-                (true, true) => Wanted::One(from.picks),
+            let wanted = match self.head.reads() {
+                Reads::Text if layer == last => Wanted::Text,
+                Reads::One if layer == last => Wanted::One(from.picks),
+                _ => Wanted::All,
             };
             self.layer(layer, from, deep, own, wanted, buffers);
+        }
+        self.backbone.finish(&mut buffers.now.text);
+        if let (Some((decoder, _)), Some(given)) = (self.head.decoder(self.backbone), from.given) {
+            let Buffers { scratch, now, next, decoded } = buffers;
+            self.backbone.finish(&mut now.prompt);
+            let encoded = Encoded { text: &now.text, spans: from.spans, prompt: &now.prompt };
+            decoder.run(given, encoded, scratch, (next, decoded));
+            return self.head.logits(self.backbone, &decoded.text, from.spans);
         }
         self.head.logits(self.backbone, &buffers.now.text, from.spans)
     }
@@ -102,7 +151,7 @@ impl Pass<'_> {
         buffers: &mut Buffers,
     ) {
         let first = layer == from.layer;
-        let Buffers { scratch, now, next } = buffers;
+        let Buffers { scratch, now, next, .. } = buffers;
         if first {
             now.prompt.clear();
             now.prompt.extend_from_slice(from.prompt);
@@ -113,11 +162,15 @@ impl Pass<'_> {
                 add_each(&mut now.prompt, own.unwrap_or(&prompts[layer]));
                 PromptRows::Rows(&now.prompt)
             }
+            Deep::AddShared(prompts) => {
+                add_each(&mut now.prompt, own.unwrap_or(&prompts[layer]));
+                PromptRows::Shared(&now.prompt)
+            }
             Deep::Prefix(keys) => PromptRows::Prefix(own.unwrap_or(&keys[layer])),
         };
         let text = if first { from.text } else { &now.text };
         let known = from.known.filter(|_| first);
-        let input = Input { text, spans: from.spans, prompt, known };
+        let input = Input { text, spans: from.spans, place: from.place, prompt, known, encoded: None };
         self.backbone.blocks[layer].forward(input, wanted, scratch, next);
         std::mem::swap(now, next);
     }
@@ -138,28 +191,29 @@ fn add_each(rows: &mut [f32], prompt: &[f32]) {
 }
 
 /// Floating-point operations of the matrix products of one candidate from `layer` to the top, attention included.
-pub(super) fn flops(
-    backbone: &Backbone,
-    settings: &Settings,
-    head: &Head,
-    spans: &[Range<usize>],
-    layer: usize,
-) -> f64 {
-    let (hidden, wide) = (backbone.hidden() as f64, backbone.config.intermediate_size as f64);
-    let n = settings.prompt_tokens as f64;
-    let add = settings.injection == Injection::Add;
-    let layers = layer..backbone.layers();
-    let of_example = |layer: usize, span: &Range<usize>| {
-        let text = span.len() as f64;
-        let last = layer + 1 == backbone.layers();
-        let (rows, keys) = (if add { text + n } else { text }, text + n);
-        let wanted = match (last, head.reads_one_row()) {
-            (true, true) => 1.0,
-            (true, false) => text,
-            (false, _) => rows,
-        };
-        let products = wanted * (4.0 * hidden * hidden + 4.0 * hidden * wide) + rows * 4.0 * hidden * hidden;
-        products + 4.0 * wanted * keys * hidden
+pub(super) fn flops(pass: Pass<'_>, batch: &Batch, injection: Injection, layer: usize) -> f64 {
+    let n = batch.place.rows as f64;
+    let own = match injection {
+        Injection::Prefix => 0.0,
+        Injection::Add if pass.backbone.is_causal() => n / batch.spans.len().max(1) as f64, // shared by all
+        Injection::Add => n,
     };
-    layers.flat_map(|layer| spans.iter().map(move |span| of_example(layer, span))).sum()
+    let of_example = |layer: usize, span: &Range<usize>| {
+        let block = &pass.backbone.blocks[layer];
+        let text = span.len() as f64;
+        let last = layer + 1 == pass.backbone.layers();
+        let (rows, keys) = (text + own, text + n);
+        let wanted = match pass.head.reads() {
+            Reads::One if last => 1.0,
+            Reads::Text if last => text,
+            _ => rows,
+        };
+        let of = |linear: &Linear| 2.0 * (linear.weight.outputs() * linear.weight.depth()) as f64;
+        let feed_forward = of(&block.feed_forward.up) + of(&block.feed_forward.down);
+        let products =
+            wanted * (of(&block.query) + of(&block.output) + feed_forward) + rows * of(&block.key_value);
+        products + 4.0 * wanted * keys * block.heads.query_width() as f64
+    };
+    let layers = layer..pass.backbone.layers();
+    layers.flat_map(|layer| batch.spans.iter().map(move |span| of_example(layer, span))).sum()
 }

@@ -10,93 +10,36 @@ mod context;
 mod forward;
 mod pack;
 mod read_out;
+mod settings;
 mod statistics;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
-use thiserror::Error;
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Wanted};
 use context::Cache;
 use forward::{Deep, From, Pass, Pool};
 use pack::{Batch, Slots};
 use read_out::Head;
+use settings::check;
 
 pub use pack::Tokens;
 pub use read_out::ReadOut;
+pub use settings::{Around, EngineError, Injection, Settings};
 
 /// Rows of one task at most, where the token budget allows them: enough for the weights to be read seldom, few enough
 /// for a task's rows to stay in the cache.
 const TASK_ROWS: usize = 512;
 
-/// How a prompt enters a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Injection {
-    /// Added to the hidden states at the prompt's positions.
-    Add,
-    /// Replaces them: keys and values only.
-    Prefix,
-}
-
-/// What an engine is built with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How a prompt enters a layer.
-    pub injection: Injection,
-    /// Prompt tokens a layer, `n`.
-    pub prompt_tokens: usize,
-    /// Token ids at the prompt's positions; `None` is a zero word at each.
-    pub initial_ids: Option<Vec<u32>>,
-    /// The special tokens before and after a text, which the initial ids stand between in `prefix`.
-    pub around: (u32, u32),
-    /// The read-out.
-    pub read_out: ReadOut,
-    /// Rows in flight at most, over all threads.
-    pub max_batch_tokens: usize,
-    /// The compute pool.
-    pub pool: Arc<ThreadPool>,
-}
-
-/// What an engine cannot do.
-#[derive(Debug, Error)]
-pub enum EngineError {
-    /// A masked-LM read-out on a model without that head.
-    #[error("this model has no masked-LM head (it is an encoder); use model.read_out = \"similarity\"")]
-    NoHead,
-    /// A label word outside the vocabulary.
-    #[error("a label word's token id lies outside the vocabulary of {vocab}")]
-    Label {
-        /// Its size.
-        vocab: usize,
-    },
-    /// A token id outside the vocabulary: the tokenizer is another model's.
-    #[error(
-        "example {example}: token id {id} lies outside the model's vocabulary of {vocab}; is tokenizer.json this model's?"
-    )]
-    Token {
-        /// Its index.
-        example: usize,
-        /// The id.
-        id: u32,
-        /// The vocabulary's size.
-        vocab: usize,
-    },
-    /// More tokens than the model has positions.
-    #[error("example {example}: {tokens} tokens, prompt included; the model allows {limit}")]
-    TooLong {
-        /// Its index.
-        example: usize,
-        /// Its tokens.
-        tokens: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A layer, prompt or range that does not fit this engine.
-    #[error("{0}")]
-    Shape(String),
+/// Hidden states of one example after one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct States {
+    /// `[rows, hidden]`
+    pub text: Vec<f32>,
+    /// Of its prompt rows in `add`, `[n, hidden]`; else empty.
+    pub prompt: Vec<f32>,
 }
 
 /// The engine of one run: packed training examples, the context's prompts and the cached hidden states.
@@ -107,7 +50,7 @@ pub struct Engine {
     slots: Slots,
     tokens: Vec<Tokens>,
     batch: Batch,
-    /// The context's prompts: `[L][n * hidden]` (add) or their keys and values, `[L][n * 2 hidden]` (prefix).
+    /// The context's prompts: `[L][n * hidden]` (add) or their keys and values, `[L][n * 2 * keys * width]` (prefix).
     deep: Vec<Vec<f32>>,
     cache: Cache,
     buffers: Pool,
@@ -122,9 +65,13 @@ impl Engine {
         let head = Head::new(&backbone, &settings.read_out)?;
         let n = settings.prompt_tokens;
         let ids = settings.initial_ids.as_ref();
-        let slots = Slots { ids: (0..n).map(|i| ids.and_then(|ids| ids.get(i)).copied()).collect() };
-        check(&backbone, &train, n)?;
-        let batch = Batch::embed(&backbone, &train, &slots);
+        let slots = Slots {
+            lead: usize::from(settings.around.before.is_some()),
+            ids: (0..n).map(|i| ids.and_then(|ids| ids.get(i)).copied()).collect(),
+            outputs: settings.injection == Injection::Add,
+        };
+        check(&backbone, &train, n, settings.around.before)?;
+        let batch = Batch::embed(&backbone, &head, &train, &slots);
         let mut engine = Self {
             backbone,
             settings,
@@ -161,11 +108,12 @@ impl Engine {
     pub fn initial_prompts(&self) -> Vec<Vec<f32>> {
         let (layers, hidden) = (self.backbone.layers(), self.backbone.hidden());
         let zero = vec![vec![0.0; self.settings.prompt_tokens * hidden]; layers];
-        let (first, last) = self.settings.around;
+        let Around { before, after } = self.settings.around;
         match (self.settings.injection, &self.settings.initial_ids) {
             (Injection::Prefix, Some(ids)) => {
-                let all: Vec<u32> = [&[first], ids.as_slice(), &[last]].concat();
-                statistics::rows_alone(&self.backbone, &all, 1..1 + ids.len())
+                let all: Vec<u32> = before.iter().chain(ids).chain(&after).copied().collect();
+                let lead = self.slots.lead;
+                statistics::rows_alone(&self.backbone, &all, lead..lead + ids.len())
             }
             _ => zero,
         }
@@ -178,14 +126,14 @@ impl Engine {
             let zero =
                 vec![vec![0.0; self.settings.prompt_tokens * self.backbone.hidden()]; self.backbone.layers()];
             let deep = match self.settings.injection {
-                Injection::Add => Deep::Add(&zero),
+                Injection::Add => self.added(&zero),
                 Injection::Prefix => Deep::Prefix(&self.deep), // the initial prompts: nothing has been set yet
             };
             let mut stds = vec![statistics::std(&self.backbone.embeddings.word)];
             let mut cache = Cache::default();
             for layer in 1..self.backbone.layers() {
                 cache.reach(layer, self.pass(), &self.batch, deep, &self.buffers, self.task_rows());
-                stds.push(statistics::clipped_std(cache.text(), cache.prompt()));
+                stds.push(statistics::clipped_std(cache.text(), &cache.prompt(self.tokens.len())));
             }
             stds
         })
@@ -228,22 +176,23 @@ impl Engine {
     /// The population's tasks: each candidate with each group of examples.
     fn population(&self, layer: usize, prompts: &[Vec<f32>], examples: Range<usize>) -> Vec<Vec<f32>> {
         let own: Vec<Vec<f32>> = prompts.par_iter().map(|prompt| self.form(layer, prompt)).collect();
-        let groups = self.batch.groups(examples, self.extra_rows(), self.task_rows());
-        let spans: Vec<_> = groups.iter().map(|group| self.batch.group_spans(group)).collect();
+        let groups = self.batch.cut(examples, self.extra_rows(), self.task_rows());
         let tasks = prompts.len() * groups.len();
         let logits: Vec<Vec<f32>> = (0..tasks)
             .into_par_iter()
             .with_max_len(1)
             .map(|task| {
-                let (candidate, group) = (task / groups.len(), task % groups.len());
-                let slice = self.cache.slice(self.pass(), &self.batch, &groups[group]);
+                let (candidate, group) = (task / groups.len(), &groups[task % groups.len()]);
+                let slice = self.cache.slice(self.pass(), &self.batch, &group.examples);
                 let from = From {
                     layer,
                     text: slice.text,
                     prompt: slice.prompt,
                     known: Some(slice.known),
-                    spans: &spans[group],
-                    picks: &self.batch.picks[groups[group].clone()],
+                    spans: &group.spans,
+                    place: self.batch.place,
+                    picks: &self.batch.picks[group.examples.clone()],
+                    given: self.batch.group_given(group, self.backbone.hidden()),
                 };
                 self.buffers
                     .with(|buffers| self.pass().run(from, self.deep(), Some(&own[candidate]), buffers))
@@ -258,43 +207,77 @@ impl Engine {
     /// # Errors
     /// An example that does not fit the model, or a prompt that does not fit this engine.
     pub fn score(&self, prompts: Option<&[Vec<f32>]>, examples: &[Tokens]) -> Result<Vec<f32>, EngineError> {
+        self.under(prompts, examples, |deep, slots| {
+            let extra = if slots.ids.is_empty() { 0 } else { self.extra_rows() };
+            let groups = group_tokens(examples, extra, self.task_rows());
+            let score = |group: &Range<usize>| {
+                let batch = Batch::embed(&self.backbone, &self.head, &examples[group.clone()], slots);
+                let rows = deep.rows(&batch);
+                let from = From::bottom(&batch, &rows);
+                self.buffers.with(|buffers| self.pass().run(from, deep, None, buffers))
+            };
+            let logits: Vec<Vec<f32>> = self.settings.pool.install(|| groups.par_iter().map(score).collect());
+            logits.concat()
+        })
+    }
+
+    /// What `work` makes of a whole deep prompt, or of none, once `examples` are known to fit.
+    fn under<T>(
+        &self,
+        prompts: Option<&[Vec<f32>]>,
+        examples: &[Tokens],
+        work: impl FnOnce(Deep<'_>, &Slots) -> T,
+    ) -> Result<T, EngineError> {
         let none = Slots::default();
         let slots = prompts.map_or(&none, |_| &self.slots);
-        check(&self.backbone, examples, slots.ids.len())?;
+        check(&self.backbone, examples, slots.ids.len(), self.settings.around.before)?;
         let prompts = prompts.unwrap_or_default();
         prompts.iter().enumerate().try_for_each(|(layer, prompt)| self.check_prompt(layer, prompt))?;
         let formed: Vec<Vec<f32>> =
             prompts.iter().enumerate().map(|(l, prompt)| self.form(l, prompt)).collect();
         let deep = match (prompts.len(), self.settings.injection) {
             (0, _) => Deep::Absent,
-            (_, Injection::Add) => Deep::Add(&formed),
+            (_, Injection::Add) => self.added(&formed),
             (_, Injection::Prefix) => Deep::Prefix(&formed),
         };
-        let groups = group_tokens(examples, slots.ids.len(), self.task_rows());
-        let score = |group: &Range<usize>| {
-            let batch = Batch::embed(&self.backbone, &examples[group.clone()], slots);
-            let rows = match deep {
-                Deep::Add(_) => batch.prompt.repeat(batch.spans.len()),
-                _ => Vec::new(),
-            };
-            let (spans, picks) = (&batch.spans, &batch.picks);
-            let from = From { layer: 0, text: &batch.text, prompt: &rows, known: None, spans, picks };
-            self.buffers.with(|buffers| self.pass().run(from, deep, None, buffers))
-        };
-        let logits: Vec<Vec<f32>> = self.settings.pool.install(|| groups.par_iter().map(score).collect());
-        Ok(logits.concat())
+        Ok(work(deep, slots))
+    }
+
+    /// Hidden states of one example at the embeddings and after every layer, before a final norm, under a whole deep
+    /// prompt or without prompt rows: for comparison with other implementations.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn states(&self, prompts: Option<&[Vec<f32>]>, example: &Tokens) -> Result<Vec<States>, EngineError> {
+        let mut states = Vec::new();
+        self.under(prompts, std::slice::from_ref(example), |deep, slots| {
+            let batch = Batch::embed(&self.backbone, &self.head, std::slice::from_ref(example), slots);
+            let rows = deep.rows(&batch);
+            let from = From::bottom(&batch, &rows);
+            states.push(States { text: batch.text.clone(), prompt: rows.clone() });
+            self.buffers.with(|buffers| {
+                for layer in 0..self.backbone.layers() {
+                    self.pass().layer(layer, from, deep, None, Wanted::All, buffers);
+                    let hidden = buffers.hidden();
+                    states.push(States { text: hidden.text.clone(), prompt: hidden.prompt.clone() });
+                }
+            });
+        })?;
+        Ok(states)
     }
 
     /// Floating-point operations of one candidate of `layer` on all training examples.
     pub fn flops(&self, layer: usize) -> f64 {
-        forward::flops(&self.backbone, &self.settings, &self.head, &self.batch.spans, layer)
+        forward::flops(self.pass(), &self.batch, self.settings.injection, layer)
     }
 
     /// Bytes of the cached context and of all tasks in flight, at most.
     pub fn working_bytes(&self) -> usize {
-        let (hidden, wide) = (self.backbone.hidden(), self.backbone.config.intermediate_size);
-        let cached = self.train_rows() * hidden * 5; // states at the bottom and at the layer, query, key and value
-        let task = self.task_rows() * (hidden * 14 + wide);
+        let Some(block) = self.backbone.blocks.first() else { return 0 };
+        let (hidden, query, keys) = (block.hidden(), block.heads.query_width(), 2 * block.heads.key_width());
+        let cached = self.train_rows() * (2 * hidden + query + keys); // the bottom, the layer, its projections
+        let wide = block.feed_forward.up.weight.outputs();
+        let task = self.task_rows() * (8 * hidden + 2 * query + 2 * keys + wide);
         4 * (cached + task * self.settings.pool.current_num_threads())
     }
 
@@ -304,22 +287,27 @@ impl Engine {
 
     fn deep(&self) -> Deep<'_> {
         match self.settings.injection {
-            Injection::Add => Deep::Add(&self.deep),
+            Injection::Add => self.added(&self.deep),
             Injection::Prefix => Deep::Prefix(&self.deep),
         }
+    }
+
+    fn added<'a>(&self, prompts: &'a [Vec<f32>]) -> Deep<'a> {
+        if self.backbone.is_causal() { Deep::AddShared(prompts) } else { Deep::Add(prompts) }
     }
 
     /// A prompt as the blocks take it.
     fn form(&self, layer: usize, prompt: &[f32]) -> Vec<f32> {
         match self.settings.injection {
             Injection::Add => prompt.to_vec(),
-            Injection::Prefix => self.backbone.blocks[layer].prefix(prompt),
+            Injection::Prefix => self.backbone.blocks[layer].prefix(prompt, self.slots.place()),
         }
     }
 
     /// Prompt rows that each example has of its own.
     fn extra_rows(&self) -> usize {
-        if self.settings.injection == Injection::Add { self.settings.prompt_tokens } else { 0 }
+        let own = self.settings.injection == Injection::Add && !self.backbone.is_causal();
+        if own { self.settings.prompt_tokens } else { 0 }
     }
 
     /// Rows of one task: the token budget shared by the threads.
@@ -340,36 +328,13 @@ impl Engine {
     }
 }
 
-/// Mean-pooled last hidden states of `examples` without prompt rows, `[examples][hidden]`.
+/// Pooled last hidden states of `examples` without prompt rows, `[examples][hidden]`.
 ///
 /// # Errors
 /// An example that does not fit the model.
 pub fn embed(backbone: &Backbone, examples: &[Tokens]) -> Result<Vec<Vec<f32>>, EngineError> {
-    check(backbone, examples, 0)?;
+    check(backbone, examples, 0, None)?;
     Ok(examples.iter().map(|tokens| statistics::pooled_alone(backbone, &tokens.ids)).collect())
-}
-
-/// Whether every example fits the model.
-fn check(backbone: &Backbone, examples: &[Tokens], prompt: usize) -> Result<(), EngineError> {
-    let (limit, vocab) = (backbone.max_tokens(), backbone.vocab());
-    for (example, tokens) in examples.iter().enumerate() {
-        let count = tokens.ids.len() + prompt;
-        if count > limit {
-            return Err(EngineError::TooLong { example, tokens: count, limit });
-        }
-        if let Some(&id) = tokens.ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(EngineError::Token { example, id, vocab });
-        }
-        if tokens.ids.len() <= tokens.read_out {
-            let text = format!(
-                "example {example}: row {} of {} tokens is to be read",
-                tokens.read_out,
-                tokens.ids.len()
-            );
-            return Err(EngineError::Shape(text));
-        }
-    }
-    Ok(())
 }
 
 /// Consecutive examples in groups of at most `limit` rows.

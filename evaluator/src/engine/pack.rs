@@ -2,22 +2,33 @@
 
 use std::ops::Range;
 
-use crate::backbone::Backbone;
+use super::read_out::Head;
+use crate::backbone::{Backbone, Decoder, Given, Place, Rows};
 
 /// One tokenised example, without prompt rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,
-    /// Row of `ids` that a masked-LM read-out reads; the similarity read-out does not look at it.
+    /// Row of `ids` that a read-out of label words reads; the similarity read-out does not look at it.
     pub read_out: usize,
 }
 
-/// The prompt's place in every example: after the first token.
+/// The prompt's place in every example, and what stands there before anything is added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slots {
+    /// Text rows before the prompt: 1 where the tokenizer puts a special token first, else 0.
+    pub(super) lead: usize,
     /// Token ids before anything is added; `None` is a zero word.
     pub(super) ids: Vec<Option<u32>>,
+    /// Whether these rows have outputs, which a decoder sees: in `add`.
+    pub(super) outputs: bool,
+}
+
+impl Slots {
+    pub(super) fn place(&self) -> Place {
+        Place { lead: self.lead, rows: self.ids.len() }
+    }
 }
 
 /// Packed examples.
@@ -31,22 +42,77 @@ pub(super) struct Batch {
     pub(super) text: Vec<f32>,
     /// Embedded prompt rows of one example, `[n, hidden]`: the same for all.
     pub(super) prompt: Vec<f32>,
+    pub(super) place: Place,
+    /// What a decoder is given, in the same order.
+    pub(super) given: Option<Box<Batch>>,
+}
+
+/// A few consecutive examples of a batch.
+pub(super) struct Group {
+    pub(super) examples: Range<usize>,
+    /// Their rows, from the first one's.
+    pub(super) spans: Vec<Range<usize>>,
+    /// Their decoder's rows likewise.
+    given: Vec<Range<usize>>,
 }
 
 impl Batch {
-    /// Embeds `examples` with the prompt's slots after their first token.
-    pub(super) fn embed(backbone: &Backbone, examples: &[Tokens], slots: &Slots) -> Self {
-        let mut batch = Self::default();
-        let shift = |row: usize| if row == 0 { 0 } else { row + slots.ids.len() };
+    /// Embeds `examples` with the prompt's slots at their place.
+    pub(super) fn embed(backbone: &Backbone, head: &Head, examples: &[Tokens], slots: &Slots) -> Self {
+        let place = slots.place();
+        let mut batch = Self { place, ..Self::default() };
         for example in examples {
             let start = batch.spans.last().map_or(0, |span| span.end);
             batch.spans.push(start..start + example.ids.len());
-            batch.picks.push(example.read_out);
-            let tokens = example.ids.iter().enumerate().map(|(row, &id)| (Some(id), shift(row)));
+            batch.picks.push(head.row(example));
+            let tokens = example.ids.iter().enumerate().map(|(row, &id)| (Some(id), place.text(row)));
             backbone.embed(tokens, &mut batch.text);
         }
-        backbone.embed(slots.ids.iter().enumerate().map(|(i, &id)| (id, i + 1)), &mut batch.prompt);
+        let prompt = slots.ids.iter().enumerate().map(|(row, &id)| (id, place.prompt(row)));
+        backbone.embed(prompt, &mut batch.prompt);
+        batch.given = head.decoder(backbone).map(|(decoder, mask)| {
+            let ids = examples.iter().map(|example| given(decoder.given, mask, example, slots));
+            Box::new(Self::given(backbone, decoder, ids))
+        });
         batch
+    }
+
+    /// Embeds what a decoder is given.
+    fn given(
+        backbone: &Backbone,
+        decoder: &Decoder,
+        sequences: impl Iterator<Item = (Vec<Option<u32>>, usize)>,
+    ) -> Self {
+        let mut batch = Self::default();
+        for (ids, pick) in sequences {
+            let start = batch.rows();
+            batch.spans.push(start..start + ids.len());
+            batch.picks.push(pick);
+            let tokens = ids.into_iter().enumerate().map(|(row, id)| (id, row));
+            decoder.embeddings.embed(backbone.hidden(), tokens, &mut batch.text);
+        }
+        batch
+    }
+
+    /// [`Self::groups`] with their spans.
+    pub(super) fn cut(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Group> {
+        let group = |examples: Range<usize>| Group {
+            spans: self.group_spans(&examples),
+            given: self.given.as_ref().map(|given| given.group_spans(&examples)).unwrap_or_default(),
+            examples,
+        };
+        self.groups(range, extra, limit).into_iter().map(group).collect()
+    }
+
+    /// What a decoder is given for a group.
+    pub(super) fn group_given<'a>(&'a self, group: &'a Group, hidden: usize) -> Option<Rows<'a>> {
+        let given = self.given.as_deref()?;
+        let rows = given.group_rows(&group.examples);
+        Some(Rows {
+            text: &given.text[rows.start * hidden..rows.end * hidden],
+            spans: &group.given,
+            picks: &given.picks[group.examples.clone()],
+        })
     }
 
     /// Text rows of all examples.
@@ -83,6 +149,21 @@ impl Batch {
         let first = self.spans[group.start].start;
         self.spans[group.clone()].iter().map(|span| span.start - first..span.end - first).collect()
     }
+}
+
+/// What a decoder is given for an example, and the row that is read.
+fn given(given: Given, mask: u32, example: &Tokens, slots: &Slots) -> (Vec<Option<u32>>, usize) {
+    let start = match given {
+        Given::Mask(start) => return (vec![Some(start), Some(mask)], 1),
+        Given::Shifted(start) => start,
+    };
+    let (before, after) = example.ids.split_at(slots.lead.min(example.ids.len()));
+    let text = |ids: &[u32]| ids.iter().map(|&id| Some(id)).collect::<Vec<_>>();
+    let prompt: &[Option<u32>] = if slots.outputs { &slots.ids } else { &[] };
+    let mut ids = [vec![Some(start)], text(before), prompt.to_vec(), text(after)].concat();
+    ids.pop();
+    let place = Place { lead: slots.lead, rows: prompt.len() };
+    (ids, place.text(example.read_out))
 }
 
 #[cfg(test)]

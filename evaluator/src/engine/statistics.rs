@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::read_out::mean_row;
-use crate::backbone::{Backbone, Hidden, Input, PromptRows, Scratch, Wanted};
+use crate::backbone::{Backbone, Hidden, Input, Place, Pooling, PromptRows, Scratch, Wanted};
 
 /// Rounds of clipping (spec 3.2).
 const ROUNDS: usize = 5;
@@ -16,9 +16,15 @@ pub(super) fn rows_alone(backbone: &Backbone, ids: &[u32], rows: Range<usize>) -
     inputs
 }
 
-/// The mean of the last hidden states of `ids` alone, `[hidden]`.
+/// The pooled last hidden states of `ids` alone, `[hidden]`.
 pub(super) fn pooled_alone(backbone: &Backbone, ids: &[u32]) -> Vec<f32> {
-    mean_row(&alone(backbone, ids, |_| {}), backbone.hidden())
+    let hidden = backbone.hidden();
+    let mut last = alone(backbone, ids, |_| {});
+    backbone.finish(&mut last);
+    match backbone.pooling() {
+        Pooling::Mean => mean_row(&last, hidden),
+        one => last.chunks_exact(hidden).nth(one.row(ids.len())).unwrap_or_default().to_vec(),
+    }
 }
 
 /// Runs `ids` alone through all layers; `seen` gets each layer's input.
@@ -29,8 +35,8 @@ fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<
     let (mut scratch, mut out) = (Scratch::default(), Hidden::default());
     for block in &backbone.blocks {
         seen(&text);
-        let input =
-            Input { text: &text, spans: std::slice::from_ref(&span), prompt: PromptRows::None, known: None };
+        let (spans, place) = (std::slice::from_ref(&span), Place::default());
+        let input = Input { text: &text, spans, place, prompt: PromptRows::None, known: None, encoded: None };
         block.forward(input, Wanted::All, &mut scratch, &mut out);
         std::mem::swap(&mut text, &mut out.text);
     }

@@ -59,6 +59,18 @@ impl Packed {
         }
     }
 
+    /// Refills from columns: `column(output)` holds its `k` values.
+    pub(crate) fn fill_columns<'a>(&mut self, outputs: usize, k: usize, column: impl Fn(usize) -> &'a [f32]) {
+        self.reset(outputs, k);
+        for (panel, columns) in self.panels.chunks_exact_mut(PANEL * k.max(1)).enumerate() {
+            let first = panel * PANEL;
+            for at in 0..PANEL.min(outputs - first) {
+                let values = &column(first + at)[..k];
+                columns.iter_mut().skip(at).step_by(PANEL).zip(values).for_each(|(out, x)| *out = *x);
+            }
+        }
+    }
+
     fn reset(&mut self, outputs: usize, k: usize) {
         (self.outputs, self.k) = (outputs, k);
         self.panels.clear();

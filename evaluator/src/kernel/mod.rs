@@ -1,4 +1,4 @@
-//! Arithmetic on rows of `f32`: the matrix product, softmax, GELU, layer norm.
+//! Arithmetic on rows of `f32`: the matrix product, softmax, activations, norms, rotation.
 //!
 //! One rule holds everywhere: **the bits of a result depend on the numbers that enter it alone**, not on how many rows
 //! are computed together, on a tile's position or on the processor's vector width. Every output of a product is one
@@ -14,7 +14,10 @@ mod gemm;
 mod rows;
 
 pub use gemm::{Packed, gemm};
-pub use rows::{add_layer_norm, gelu_erf, gelu_tanh, relu, softmax};
+pub use rows::{
+    add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu, soft_cap,
+    softmax,
+};
 
 /// What the processor can do, detected once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

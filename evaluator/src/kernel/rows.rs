@@ -1,4 +1,4 @@
-//! Functions on rows: softmax, GELU, ReLU, residual and layer norm.
+//! Functions on rows: softmax, soft-capping, activations, residual, layer norm, RMS norm, rotation.
 //!
 //! Each is a scalar program that the compiler vectorises; sums run over sixteen lanes.
 
@@ -25,6 +25,42 @@ pub fn gelu_tanh(values: &mut [f32]) {
 /// `max(x, 0)`, in place.
 pub fn relu(values: &mut [f32]) {
     values.iter_mut().for_each(|x| *x = x.max(0.0));
+}
+
+/// `x / (1 + exp(-x))`, in place: SiLU, also called swish.
+pub fn silu(values: &mut [f32]) {
+    at_level!(level(), silu_body[values: &mut [f32]]);
+}
+
+/// `gate[i] *= up[i]`: the second half of a gated feed-forward.
+pub fn multiply(gate: &mut [f32], up: &[f32]) {
+    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+}
+
+/// `out[i] += residual[i]`.
+pub fn add(out: &mut [f32], residual: &[f32]) {
+    out.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+}
+
+/// `cap * tanh(scale * x / cap)`, in place: bounds logits smoothly by `cap`.
+pub fn soft_cap(values: &mut [f32], scale: f32, cap: f32) {
+    at_level!(level(), soft_cap_body[values: &mut [f32], scale: f32, cap: f32]);
+}
+
+/// Rotates each head of a row by its position's angles: dimension `i` with `i + cos.len()`, for as many as there are
+/// angles; what lies beyond them in a head of `width` stays.
+pub fn rotate(row: &mut [f32], width: usize, cos: &[f32], sin: &[f32]) {
+    at_level!(level(), rotate_body[row: &mut [f32], width: usize, cos: &[f32], sin: &[f32]]);
+}
+
+/// `rows[r] = RMSNorm(rows[r])` for each row of `weight.len()` numbers: `x / sqrt(mean(x^2) + eps) * weight`.
+pub fn rms_norm(rows: &mut [f32], weight: &[f32], eps: f32) {
+    at_level!(level(), rms_norm_body[rows: &mut [f32], weight: &[f32], eps: f32]);
+}
+
+/// `rows[r] = LayerNorm(rows[r])` for each row of `weight.len()` numbers.
+pub fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    at_level!(level(), layer_norm_body[rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f32]);
 }
 
 /// `out[r] = LayerNorm(out[r] + residual[r])` for each row of `weight.len()` numbers.
@@ -66,10 +102,49 @@ fn gelu_tanh_body(values: &mut [f32]) {
 }
 
 #[inline(always)]
+fn silu_body(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x));
+}
+
+#[inline(always)]
+fn soft_cap_body(values: &mut [f32], scale: f32, cap: f32) {
+    let inner = scale / cap;
+    values.iter_mut().for_each(|x| *x = cap * tanh(*x * inner));
+}
+
+#[inline(always)]
+fn rotate_body(row: &mut [f32], width: usize, cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for head in row.chunks_exact_mut(width) {
+        let (first, second) = head.split_at_mut(half);
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+            (*a, *b) = (a.mul_add(*cos, -(*b * sin)), b.mul_add(*cos, *a * sin));
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_norm_body(rows: &mut [f32], weight: &[f32], eps: f32) {
+    let width = weight.len();
+    for row in rows.chunks_exact_mut(width) {
+        let scale = 1.0 / (sum_of_squares(row) / width as f32 + eps).sqrt();
+        row.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w);
+    }
+}
+
+#[inline(always)]
 fn add_layer_norm_body(out: &mut [f32], residual: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
     let width = weight.len();
     for (row, residual) in out.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
         row.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+        layer_norm_body(row, weight, bias, eps);
+    }
+}
+
+#[inline(always)]
+fn layer_norm_body(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let width = weight.len();
+    for row in rows.chunks_exact_mut(width) {
         let mean = sum(row) / width as f32;
         row.iter_mut().for_each(|x| *x -= mean);
         let variance = sum_of_squares(row) / width as f32;
@@ -134,6 +209,25 @@ fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { result }
 }
 
+/// The hyperbolic tangent to a few units in the last place: the rational approximation that Eigen and XLA use.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let x = x.clamp(-7.905_311, 7.905_311);
+    let y = x * x;
+    let p = -2.760_768_5e-16_f32;
+    let p = p.mul_add(y, 2.000_188e-13);
+    let p = p.mul_add(y, -8.604_672e-11);
+    let p = p.mul_add(y, 5.122_297e-8);
+    let p = p.mul_add(y, 1.485_722_4e-5);
+    let p = p.mul_add(y, 6.372_619_3e-4);
+    let p = p.mul_add(y, 4.893_524_6e-3);
+    let q = 1.198_258_4e-6_f32;
+    let q = q.mul_add(y, 1.185_347_1e-4);
+    let q = q.mul_add(y, 2.268_434_6e-3);
+    let q = q.mul_add(y, 4.893_525e-3);
+    x * p / q
+}
+
 /// The error function to a few units in the last place: the rational approximation on [-4, 4] that Eigen and XLA use.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
@@ -164,13 +258,17 @@ mod tests {
     }
 
     #[test]
-    fn exp_and_erf_agree_with_libm() {
+    fn exp_erf_and_tanh_agree_with_libm() {
         for x in grid(-80.0, 80.0, 100_001) {
             let right = libm::exp(f64::from(x));
             assert!(((f64::from(exp(x)) - right) / right).abs() < 2e-7, "exp({x})");
         }
         for x in grid(-6.0, 6.0, 100_001) {
             assert!((f64::from(erf(x)) - libm::erf(f64::from(x))).abs() < 4e-7, "erf({x})");
+        }
+        for x in grid(-12.0, 12.0, 100_001) {
+            let right = libm::tanh(f64::from(x));
+            assert!((f64::from(tanh(x)) - right).abs() < 4e-7 * right.abs().max(1e-3), "tanh({x})");
         }
         assert_eq!(exp(-1000.0), 0.0);
         assert!(exp(f32::NAN).is_nan());
@@ -206,6 +304,46 @@ mod tests {
     }
 
     #[test]
+    fn silu_cap_rotation_and_rms_norm_agree_with_their_definitions() {
+        let before = grid(-30.0, 30.0, 1001);
+        let mut values = before.clone();
+        silu(&mut values);
+        for (&x, &y) in before.iter().zip(&values) {
+            let right = f64::from(x) / (1.0 + libm::exp(f64::from(-x)));
+            assert!((f64::from(y) - right).abs() <= 3e-7 * right.abs(), "silu({x})");
+        }
+        let mut values = before.clone();
+        soft_cap(&mut values, 2.0, 5.0);
+        for (&x, &y) in before.iter().zip(&values) {
+            let right = 5.0 * libm::tanh(f64::from(x) * 2.0 / 5.0);
+            assert!((f64::from(y) - right).abs() < 2e-6, "cap({x})");
+        }
+        let weight = grid(0.5, 1.5, 37);
+        let mut row = grid(-3.0, 5.0, 37);
+        let squares: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
+        let right: Vec<f64> = (0..37)
+            .map(|i| f64::from(row[i]) / (squares / 37.0 + 1e-6).sqrt() * f64::from(weight[i]))
+            .collect();
+        rms_norm(&mut row, &weight, 1e-6);
+        for (x, right) in row.iter().zip(right) {
+            assert!((f64::from(*x) - right).abs() < 1e-6);
+        }
+        // two heads of five, two pairs each; the fifth stays
+        let mut row = grid(1.0, 10.0, 10);
+        let angles = [0.3_f32, 1.1];
+        rotate(&mut row, 5, &angles.map(f32::cos), &angles.map(f32::sin));
+        for head in 0..2 {
+            let x = |i: usize| (head * 5 + i + 1) as f32;
+            for (i, angle) in angles.iter().enumerate() {
+                let (a, b) = (x(i), x(i + 2));
+                assert!((row[head * 5 + i] - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
+                assert!((row[head * 5 + i + 2] - (b * angle.cos() + a * angle.sin())).abs() < 1e-5);
+            }
+            assert_eq!(row[head * 5 + 4], x(4));
+        }
+    }
+
+    #[test]
     fn every_level_gives_the_same_bits() {
         fn all(level: Level, row: &mut [f32], norm: &mut [f32], weight: &[f32]) {
             let (scale, eps) = (0.3, 1e-5);
@@ -218,6 +356,15 @@ mod tests {
             let values = out;
             at_level!(level, gelu_erf_body[values: &mut [f32]]);
             at_level!(level, gelu_tanh_body[values: &mut [f32]]);
+            at_level!(level, silu_body[values: &mut [f32]]);
+            let rows = values;
+            at_level!(level, rms_norm_body[rows: &mut [f32], weight: &[f32], eps: f32]);
+            at_level!(level, layer_norm_body[rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f32]);
+            let (width, pairs) = (weight.len(), weight.len() / 2);
+            let (row, cos, sin) = (rows, &weight[..pairs], &weight[weight.len() - pairs..]);
+            at_level!(level, rotate_body[row: &mut [f32], width: usize, cos: &[f32], sin: &[f32]]);
+            let (values, cap) = (row, 0.9);
+            at_level!(level, soft_cap_body[values: &mut [f32], scale: f32, cap: f32]);
         }
         let levels: &[Level] = match level() {
             Level::Avx512 => &[Level::Avx512, Level::Avx2],

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use shared::model::{self, CONFIG, FilesError, INDEX, TOKENIZER, WEIGHTS};
+use shared::model::{self, CONFIG, FilesError, INDEX, POOLING, TOKENIZER, WEIGHTS};
 use thiserror::Error;
 
 /// How often an interrupted download is taken up again.
@@ -169,6 +169,10 @@ fn fetch(repo: &ApiRepo, id: &str, revision: &str) -> Result<PathBuf, HubError> 
         for file in model::shards(&index)? {
             repo.get(&file).map_err(|source| failed(&file, source))?;
         }
+    }
+    // a sentence encoder says there how its rows become one
+    if has(POOLING) {
+        repo.get(POOLING).map_err(|source| failed(POOLING, source))?;
     }
     let folder = config.parent().map(PathBuf::from).unwrap_or_default();
     model::in_folder(&folder)?;

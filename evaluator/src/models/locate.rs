@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub use shared::model::{CONFIG, FilesError, INDEX, Located, TOKENIZER, WEIGHTS, in_folder};
+pub use shared::model::{CONFIG, FilesError, INDEX, Located, POOLING, TOKENIZER, WEIGHTS, in_folder};
 use thiserror::Error;
 
 use super::hub::{Hub, HubError};

@@ -10,6 +10,9 @@ use super::locate::TOKENIZER;
 /// The first id of the official prompt words (spec 0-1: ids 1000..1049).
 const FIRST_PROMPT_ID: usize = 1000;
 
+/// How mask tokens are written; T5's is its first sentinel.
+const MASKS: &[&str] = &["[MASK]", "<mask>", "<extra_id_0>"];
+
 /// A model's tokenizer, set to neither pad nor cut.
 #[derive(Debug)]
 pub struct TextEncoder {
@@ -17,6 +20,7 @@ pub struct TextEncoder {
     path: PathBuf,
     mask: Option<(u32, String)>,
     special: Vec<u32>,
+    around: (Vec<u32>, Vec<u32>),
 }
 
 /// A text as the model reads it.
@@ -186,8 +190,15 @@ impl TextEncoder {
             .map(|(id, token)| (id, token.content))
             .collect();
         special.sort();
-        let mask = special.iter().find(|(_, content)| content == "[MASK]" || content == "<mask>").cloned();
-        Ok(Self { tokenizer, path, mask, special: special.into_iter().map(|(id, _)| id).collect() })
+        let mask = special.iter().find(|(_, content)| MASKS.contains(&content.as_str())).cloned();
+        let around = around(&tokenizer).map_err(corrupt)?;
+        let special = special.into_iter().map(|(id, _)| id).collect();
+        Ok(Self { tokenizer, path, mask, special, around })
+    }
+
+    /// The special tokens that the tokenizer puts before and after every text.
+    pub fn around(&self) -> (&[u32], &[u32]) {
+        (&self.around.0, &self.around.1)
     }
 
     /// Refuses a tokenizer whose ids do not fit the model's embedding of `vocab_size` rows.
@@ -195,7 +206,8 @@ impl TextEncoder {
     /// # Errors
     /// [`TokenizerError::OtherModel`].
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), TokenizerError> {
-        let largest = self.tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
+        let ids = self.tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token));
+        let largest = ids.filter(|&(id, _)| self.comes_from_text(id)).max();
         match largest {
             Some((largest, token)) if largest as usize >= vocab_size => {
                 Err(TokenizerError::OtherModel { path: self.path.clone(), largest, token, vocab_size })
@@ -204,12 +216,21 @@ impl TextEncoder {
         }
     }
 
+    /// Whether a text can have this id. A special token that is neither the mask nor put around texts (Gemma's image
+    /// token, beyond its text model's vocabulary) comes only from one that spells it out, and then the engine refuses.
+    fn comes_from_text(&self, id: u32) -> bool {
+        let (before, after) = &self.around;
+        let is_mask = self.mask.as_ref().is_some_and(|&(mask, _)| mask == id);
+        is_mask || before.contains(&id) || after.contains(&id) || !self.special.contains(&id)
+    }
+
     /// Refuses a tokenizer whose padding token, where it has one, is not the model's: ids may all exist in a larger
     /// vocabulary and yet mean something else.
     ///
     /// # Errors
     /// [`TokenizerError::OtherPadding`].
-    pub fn check_padding(&self, expected: usize) -> Result<(), TokenizerError> {
+    pub fn check_padding(&self, expected: Option<usize>) -> Result<(), TokenizerError> {
+        let Some(expected) = expected else { return Ok(()) };
         let known = ["[PAD]", "<pad>"].into_iter();
         let other = known.filter_map(|token| Some((token, self.tokenizer.token_to_id(token)?)));
         match other.filter(|&(_, id)| id as usize != expected).last() {
@@ -218,6 +239,11 @@ impl TextEncoder {
             }
             None => Ok(()),
         }
+    }
+
+    /// The mask token's id, if this tokenizer has one.
+    pub fn mask_id(&self) -> Option<u32> {
+        self.mask.as_ref().map(|&(id, _)| id)
     }
 
     /// The mask token as a template writes it (`[MASK]`, `<mask>`), if this tokenizer has one.
@@ -315,4 +341,14 @@ impl TextEncoder {
         let first: Vec<u32> = (0..vocab_size).filter_map(id).filter(ordinary).take(n).collect();
         first.iter().copied().cycle().take(n).collect()
     }
+}
+
+/// What the tokenizer puts before and after a letter.
+fn around(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>), tokenizers::Error> {
+    let encoding = tokenizer.encode("a", true)?;
+    let (ids, added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+    let before = added.iter().take_while(|&&added| added == 1).count();
+    let after = added.iter().skip(before).rev().take_while(|&&added| added == 1).count();
+    let part = |range: std::ops::Range<usize>| ids.get(range).unwrap_or_default().to_vec();
+    Ok((part(0..before), part(ids.len() - after..ids.len())))
 }

@@ -206,20 +206,18 @@ impl RunFile {
             return Err(self.wrong("search.budget", reason));
         }
         match spec.model.read_out {
-            ReadOut::MaskedLm if !mask => {
+            other @ (ReadOut::MaskedLm | ReadOut::Seq2Seq) if !mask => {
+                let reason = format!(
+                    "read_out = \"{other}\" needs {{mask}} in the template, where the label word goes"
+                );
+                Err(self.wrong("task.template", reason))
+            }
+            other @ (ReadOut::Similarity | ReadOut::NextToken) if mask => {
                 let reason =
-                    "read_out = \"masked-lm\" needs {mask} in the template, where the label word goes";
-                Err(self.wrong("task.template", reason.to_owned()))
+                    format!("read_out = \"{other}\" reads no mask; take {{mask}} out of the template");
+                Err(self.wrong("task.template", reason))
             }
-            ReadOut::Similarity if mask => {
-                let reason = "read_out = \"similarity\" reads no mask; take {mask} out of the template";
-                Err(self.wrong("task.template", reason.to_owned()))
-            }
-            other @ (ReadOut::NextToken | ReadOut::Seq2Seq) => {
-                let reason = format!("\"{other}\" is not supported yet; use masked-lm or similarity");
-                Err(self.wrong("model.read_out", reason))
-            }
-            ReadOut::MaskedLm | ReadOut::Similarity => Ok(()),
+            ReadOut::MaskedLm | ReadOut::NextToken | ReadOut::Seq2Seq | ReadOut::Similarity => Ok(()),
         }
     }
 

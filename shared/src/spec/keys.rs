@@ -27,7 +27,7 @@ pub const KEYS: &[Key] = &[
     key(
         "model.read_out",
         "\"masked-lm\"",
-        "`masked-lm` (label words at the mask) or `similarity` (sentence encoders: cosine with each label phrase)",
+        "`masked-lm` (label words at the mask), `next-token` (after the text), `seq2seq` (where a decoder reads the mask) or `similarity` (cosine with each label phrase)",
     ),
     key("model.temperature", "0.05", "divisor of the cosines (similarity only)"),
     key(
