@@ -120,6 +120,29 @@ fn a_finished_run_makes_its_lost_artefact_again() {
     }
 }
 
+/// The test set is no part of what a run is, but the scores shown must be of the one that the run file names.
+#[test]
+fn a_changed_test_set_is_scored_before_and_after() {
+    let (case, first) = bert(); // its run is finished
+    kill_after(&case, "halfway", 3, &[]);
+    case.test_rows(50);
+    let fresh = run(&mut case.tune("fresh", &[])).expect(0);
+    assert_ne!(first.json()["test_before"], fresh.json()["test_before"], "the two sets must differ");
+    for folder in ["whole", "halfway"] {
+        let ended = resume(&case, folder).expect(0);
+        assert!(ended.err.contains("the test set is not the one scored before"), "{}", ended.report());
+        for key in ["calls", "dev", "test_before", "test_after"] {
+            assert_eq!(fresh.json()[key], ended.json()[key], "{folder}: {key}");
+        }
+        assert!(artefact(&case.path("fresh")) == artefact(&case.path(folder)), "{folder}");
+        let again = resume(&case, folder).expect(0);
+        assert!(again.err.contains("nothing to do"), "{}", again.report());
+    }
+    fs::rename(case.path("test.jsonl"), case.path("moved.jsonl")).unwrap();
+    let moved = run(&mut case.tune("whole", &["--resume", "--set", "task.test=moved.jsonl"])).expect(0);
+    assert!(moved.err.contains("nothing to do"), "the same data elsewhere\n{}", moved.report());
+}
+
 #[test]
 fn interrupted_with_130_and_resumed() {
     let (case, _) = whole(Case::masked(Family::Bert, "add"));

@@ -49,6 +49,45 @@ fn an_evaluator_with_another_model_is_refused_and_the_run_goes_on() {
     assert_as_whole(&case, "run");
 }
 
+/// The run file's model counts from the first hello on, not the model of whoever dials first.
+#[test]
+fn an_evaluator_with_another_model_comes_first_to_a_fresh_run() {
+    let case = whole(bert());
+    case.put_model(Family::Roberta, "other");
+    let coordinator = Coordinator::start(&case, "run", &[]);
+    let wrong = run(&mut evaluator_on(&case, "other", &coordinator.url(), "wrong")).expect(2);
+    let last = wrong.err.lines().last().unwrap_or_default();
+    assert!(last.contains("works with model (weights") && last.contains("holds other (weights"), "{last}");
+    let right = Process::start(&mut evaluator(&case, &coordinator.url(), "right"));
+    let ended = coordinator.process.wait().expect(0);
+    assert!(!ended.err.contains("first evaluator"), "{}", ended.report());
+    right.wait().expect(0);
+    assert_as_whole(&case, "run");
+}
+
+/// A coordinator needs no weights: it says that it goes by the first evaluator's, which holds for a resume too.
+#[test]
+fn a_coordinator_without_the_model_takes_the_first_evaluators() {
+    let case = whole(bert().long(60));
+    std::fs::rename(case.path("model"), case.path("elsewhere")).unwrap();
+    let coordinator = Coordinator::start(&case, "run", &[]);
+    let first = Process::start(&mut evaluator_on(&case, "elsewhere", &coordinator.url(), "first"));
+    until("the run to begin", || (generations_done(&case.path("run")) >= 2).then_some(()));
+    let killed = coordinator.process.kill();
+    drop(first);
+    let said = killed.err.lines().filter(|line| line.contains("the first evaluator has")).count();
+    assert!(said == 1 && killed.err.contains("no folder"), "{}", killed.report());
+    case.put_model(Family::Roberta, "model");
+    let refused = run(&mut case.tune("run", &["--resume", "--listen", "127.0.0.1:0"]));
+    refused.expect_refusal(&["model.path is model (weights", "begun with elsewhere (weights"]);
+    case.put_model(Family::Bert, "model");
+    let coordinator = Coordinator::start(&case, "run", &["--resume"]);
+    let right = Process::start(&mut evaluator(&case, &coordinator.url(), "right"));
+    coordinator.process.wait().expect(0);
+    right.wait().expect(0);
+    assert_eq!(generations(&case.path("whole")), generations(&case.path("run")));
+}
+
 /// A resumed run knows its model before anybody dials: the wrong one is refused though it comes first.
 #[test]
 fn an_evaluator_with_another_model_comes_first_to_a_resumed_run() {

@@ -195,14 +195,32 @@ fn examples_longer_than_the_model_allows() {
         case.write("test.jsonl", &format!("{test}{}", row(1)));
         let tokens = format!("{} tokens", words + 7);
         let ended = run(&mut case.tune("run", &[]));
-        ended.expect_late_refusal(&["test.jsonl", "example 31", &tokens, "at most 61", "shorten"]);
+        ended.expect_late_refusal(&["test.jsonl:31: ", &tokens, "at most 61", "shorten or split"]);
         assert_eq!(generations_done(&case.path("run")), 0, "it must be found before the budget is spent");
         case.test_rows(30);
-        case.write("pool.jsonl", &(0..40).map(|i| row(i % 2)).collect::<String>());
-        refused(&case, &[], &["task.train", "training example 1", &tokens, "at most 61", "shorten"]);
+        // One of them, which the seed draws for training or for dev; and the same in a table, where lines differ.
+        let pool = fs::read_to_string(case.path("pool.jsonl")).unwrap();
+        for number in [2, 3] {
+            let all_long = |i: usize| if i < number { String::new() } else { row(i % 2) };
+            let (kept, long) = (pool.lines().take(number), (0..40).map(all_long).collect::<String>());
+            case.write("pool.jsonl", &format!("{}\n\n{long}", kept.collect::<Vec<_>>().join("\n")));
+            let ended = run(&mut case.tune("run", &[]));
+            let ended = ended.expect_refusal(&["pool.jsonl:", &tokens, "at most 61", "shorten or split"]);
+            let line = ended.err.split("pool.jsonl:").nth(1).and_then(|rest| rest.split(':').next());
+            assert!((number + 2..=41).contains(&line.unwrap().parse().unwrap()), "{}", ended.report());
+        }
         case.pool_rows(40);
     }
+    let table = format!("label,text\n\n1,\"the movie\nwas\"\n0,{}\n", "good ".repeat(90));
+    case.write("test.csv", &table);
+    let set = ["--set", "task.test=test.csv"];
+    run(&mut case.tune("run", &set)).expect_late_refusal(&["test.csv:5: 97 tokens"]);
     run(&mut case.tune("run", &["--resume"])).expect(0);
+    run(&mut case.zeroth(&["score", "run", "--data", "test.csv"])).expect_refusal(&["test.csv:5: 97 tokens"]);
+    let input = format!("the movie\nthe film\n{}\n", "good ".repeat(90));
+    let mut predict = case.zeroth(&["predict", "run"]);
+    let ended = Process::start_with_input(&mut predict, &input).wait();
+    ended.expect_refusal(&["standard input, line 3: 97 tokens", "shorten or split"]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub fn build(inputs: &Inputs, state: &Checkpoint, ready: &Ready) -> Result<Artef
             train_sha256: inputs.train_sha256.clone(),
             train_rows: inputs.train_rows.clone(),
             dev_rows: inputs.dev_rows.clone(),
+            test_sha256: state.before.test_sha256.clone(),
         },
         prompt: Prompt {
             injection: spec.prompt.injection,

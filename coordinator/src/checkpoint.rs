@@ -27,12 +27,14 @@ pub struct Checkpoint {
 }
 
 /// Scores taken before the search.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Before {
     /// The manual prompt on the dev examples.
     pub dev: DevScore,
     /// The manual prompt on the test set, when there is one.
     pub test: Option<f64>,
+    /// SHA-256 of that test set: scores before and after are of the same one, or are taken again.
+    pub test_sha256: Option<String>,
 }
 
 /// Scores taken after it.

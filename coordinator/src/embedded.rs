@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use evaluator::model::Model;
+use evaluator::models::locate;
 use evaluator::session::Resources;
 use evaluator::worker::Worker;
 use shared::messages::Hello;
+use shared::model::Located;
+use shared::spec::ModelSpec;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
@@ -25,6 +28,15 @@ pub struct Settings<'a> {
     pub threads: usize,
     /// Rows in flight at most.
     pub max_batch_tokens: usize,
+}
+
+/// The model's files, where they are on this machine; nothing is fetched.
+///
+/// # Errors
+/// In words, where they are not.
+pub fn files_here(model: &ModelSpec) -> Result<Located, String> {
+    let located = locate::locate_here(&model.path, Path::new(""), model.revision.as_deref());
+    located.map_err(|error| error.to_string())
 }
 
 /// Loads the model and attaches a worker to the fleet; it ends when the fleet drops it.

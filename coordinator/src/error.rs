@@ -1,6 +1,6 @@
 //! What can end a command, and the exit code each ending has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shared::messages::Refusal;
 use thiserror::Error;
@@ -14,6 +14,14 @@ pub enum Error {
     /// The user's input is wrong; the text names file, line or key and what would be right.
     #[error("{0}")]
     Input(String),
+    /// One example is wrong; [`Error::in_file`] adds the file.
+    #[error("line {line}: {problem}")]
+    Example {
+        /// Its line.
+        line: u32,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// Stopped by the user, after a checkpoint.
     #[error("interrupted; {0}")]
     Interrupted(String),
@@ -56,6 +64,21 @@ impl Error {
         }
     }
 
+    /// The error of an example with the file it was read from; any other error as it is.
+    #[must_use]
+    pub fn in_file(self, file: &Path) -> Self {
+        self.at(|line| format!("{}:{line}", file.display()))
+    }
+
+    /// The error of an example with what `place` makes of its line; any other error as it is.
+    #[must_use]
+    pub fn at(self, place: impl FnOnce(u32) -> String) -> Self {
+        match self {
+            Self::Example { line, problem } => Self::Input(format!("{}: {problem}", place(line))),
+            other => other,
+        }
+    }
+
     /// For `map_err`: names the file.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
@@ -65,7 +88,7 @@ impl Error {
     /// 1 failed, 2 wrong usage or input, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Input(_) => 2,
+            Self::Input(_) | Self::Example { .. } => 2,
             Self::Interrupted(_) => 130,
             Self::Fleet(_) | Self::Cma(_) | Self::File { .. } | Self::Failed(_) => 1,
         }
@@ -85,6 +108,7 @@ impl From<FleetError> for Error {
     fn from(error: FleetError) -> Self {
         match error {
             FleetError::Refused(Refusal::Input(text) | Refusal::Model(text)) => Self::Input(text),
+            FleetError::Refused(Refusal::Example { line, problem }) => Self::Example { line, problem },
             other => Self::Fleet(other),
         }
     }

@@ -44,8 +44,9 @@ pub enum Event {
         best: f64,
         /// Step size after the update.
         sigma: f64,
-        /// The context after it, scored on dev.
-        dev: DevScore,
+        /// The context after it, scored on dev, where it was (`search.dev_every`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dev: Option<DevScore>,
         /// Whether that is the best so far.
         selected: bool,
         /// Wall-clock seconds of this generation.

@@ -48,10 +48,18 @@ impl RunFolder {
         }
         if checkpoint.is_none() {
             // what a resumed run was begun with stays: it may yet be refused, for another model say
-            let text = toml::to_string(spec).map_err(Error::failed)?;
-            frame::write_bytes_atomic(&folder.run_file(), text.as_bytes()).map_err(Error::failed)?;
+            folder.describe(spec)?;
         }
         Ok((folder, checkpoint))
+    }
+
+    /// Writes the run file as resolved.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn describe(&self, spec: &RunSpec) -> Result<(), Error> {
+        let text = toml::to_string(spec).map_err(Error::failed)?;
+        frame::write_bytes_atomic(&self.run_file(), text.as_bytes()).map_err(Error::failed)
     }
 
     /// Where it is.

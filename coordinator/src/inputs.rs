@@ -1,14 +1,13 @@
 //! What a run reads from disk before it begins: its examples, split into train, dev and test.
 
-use std::path::Path;
-
-use shared::messages::Prepare;
+use shared::ids::RunId;
+use shared::messages::{ModelIdentity, Prepare};
 use shared::spec::RunSpec;
 use shared::task::dataset::{self, Example};
 use shared::task::split;
 
 use crate::error::Error;
-use shared::ids::RunId;
+use crate::fleet::{Begun, Handle};
 
 /// A run's specification and its data.
 #[derive(Clone, Debug)]
@@ -29,6 +28,8 @@ pub struct Inputs {
     pub dev_rows: Vec<usize>,
     /// The test set, when there is one.
     pub test: Option<Vec<Example>>,
+    /// SHA-256 of its file.
+    pub test_sha256: Option<String>,
 }
 
 impl Inputs {
@@ -40,7 +41,9 @@ impl Inputs {
         let classes = spec.task.words.len();
         let pool = dataset::read(&spec.task.train, classes).map_err(Error::input)?;
         let train_sha256 = dataset::data_sha256(&spec.task.train).map_err(Error::input)?;
-        let test = spec.task.test.as_deref().map(|path| read_test(path, classes)).transpose()?;
+        let test = spec.task.test.as_deref();
+        let test_sha256 = test.map(dataset::data_sha256).transpose().map_err(Error::input)?;
+        let test = test.map(|path| dataset::read(path, classes)).transpose().map_err(Error::input)?;
         let split = split::split(&pool, classes, spec.task.shots, spec.search.seed)
             .map_err(|error| Error::Input(format!("{}: {error}", spec.task.train.display())))?;
         let pick = |rows: &[usize]| rows.iter().map(|&row| pool[row].clone()).collect();
@@ -52,6 +55,7 @@ impl Inputs {
             dev_rows: split.dev,
             train_sha256,
             test,
+            test_sha256,
             spec,
         })
     }
@@ -67,6 +71,7 @@ impl Inputs {
             dev: Vec::new(),
             dev_rows: Vec::new(),
             test: None,
+            test_sha256: None,
         }
     }
 
@@ -91,6 +96,20 @@ impl Inputs {
         }
     }
 
+    /// Begins the run on `fleet`; what is wrong with an example is said with its place.
+    ///
+    /// # Errors
+    /// As [`Handle::begin`].
+    pub async fn begin(
+        &self,
+        fleet: &Handle,
+        run: RunId,
+        expected: Option<ModelIdentity>,
+    ) -> Result<Begun, Error> {
+        let begun = fleet.begin(self.prepare(run), expected).await;
+        begun.map_err(|error| Error::from(error).in_file(&self.spec.task.train))
+    }
+
     /// Labels of the training examples, in order.
     pub fn train_labels(&self) -> Vec<u32> {
         labels(&self.train)
@@ -100,8 +119,4 @@ impl Inputs {
 /// Labels in example order.
 pub fn labels(examples: &[Example]) -> Vec<u32> {
     examples.iter().map(|example| example.label).collect()
-}
-
-fn read_test(path: &Path, classes: usize) -> Result<Vec<Example>, Error> {
-    dataset::read(path, classes).map_err(Error::input)
 }

@@ -4,6 +4,7 @@
 //! - [`search`]: sweeps over the layers, the context, dev selection
 //! - [`fleet`]: who evaluates what: links, leases, losses of evaluators
 //! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`])
+//! - [`model`]: which model a run is for
 //! - [`serve`]: gRPC for evaluators and clients
 //! - [`embedded`]: an evaluator in this process
 //! - [`cli`]: the commands
@@ -19,6 +20,7 @@ pub mod events;
 pub mod fleet;
 pub mod folder;
 pub mod inputs;
+pub mod model;
 pub mod progress;
 pub mod run;
 pub mod search;

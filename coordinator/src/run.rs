@@ -10,6 +10,7 @@ use shared::spec::{Method, ProjectionKind};
 use shared::task::Example;
 use shared::task::loss::mean;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
@@ -53,7 +54,8 @@ pub struct Run<'a> {
     calls_before: u64,
 }
 
-/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint.
+/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. `model` is the one that
+/// evaluators must have, where it is known.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when stopped; otherwise what went wrong.
@@ -61,12 +63,13 @@ pub async fn tune(
     inputs: &Inputs,
     folder: &RunFolder,
     checkpoint: Option<Checkpoint>,
+    model: Option<ModelIdentity>,
     fleet: &Handle,
     reporter: &Reporter,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let work = async {
-        let mut run = Run::begin(inputs, folder, checkpoint, fleet, reporter).await?;
+        let mut run = Run::begin(inputs, folder, checkpoint, model, fleet, reporter).await?;
         run.search().await?;
         run.finish().await
     };
@@ -87,8 +90,12 @@ pub async fn tune(
     ended
 }
 
-/// The summary of a run whose checkpoint says that all is done.
-pub fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
+/// The summary of a run whose checkpoint says that all is done, with the test set that `inputs` name.
+pub fn done_before(checkpoint: &Checkpoint, inputs: &Inputs) -> Option<Summary> {
+    finished(checkpoint).filter(|_| checkpoint.before.test_sha256 == inputs.test_sha256)
+}
+
+fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
     let finished = checkpoint.finished?;
     Some(Summary {
         calls: checkpoint.search.calls(),
@@ -124,6 +131,8 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         budget: spec.search.budget,
         seed: spec.search.seed,
         incumbent: spec.search.incumbent,
+        select: spec.search.select,
+        dev_every: spec.search.dev_every,
         loss: spec.task.loss,
         metric: spec.task.metric,
     }
@@ -134,12 +143,12 @@ impl<'a> Run<'a> {
         inputs: &'a Inputs,
         folder: &'a RunFolder,
         checkpoint: Option<Checkpoint>,
+        model: Option<ModelIdentity>,
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
         let id = RunId(1);
-        let expected = checkpoint.as_ref().map(|checkpoint| checkpoint.model.clone());
-        let begun = fleet.begin(inputs.prepare(id), expected).await?;
+        let begun = inputs.begin(fleet, id, model).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {
@@ -171,6 +180,8 @@ impl<'a> Run<'a> {
         })?;
         if fresh {
             run.score_before().await?;
+        } else if run.state.before.test_sha256 != inputs.test_sha256 {
+            run.test_again().await?;
         }
         Ok(run)
     }
@@ -192,9 +203,22 @@ impl<'a> Run<'a> {
         self.report(State::Before);
         let dev = self.score(Prompted::Manual, self.dev_set(), &self.inputs.dev).await?;
         let test = self.score_test(Prompted::Manual).await?;
-        self.state.before = Before { dev, test };
+        self.state.before = Before { dev, test, test_sha256: self.inputs.test_sha256.clone() };
         let zero = self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await?;
-        self.state.search.select(zero);
+        self.state.search.select(&self.plan, zero);
+        self.began = Instant::now();
+        self.save()
+    }
+
+    /// The run file names other test data than before: what was scored on the old ones must not stand beside what
+    /// will be scored on the new ones.
+    async fn test_again(&mut self) -> Result<(), Error> {
+        warn!("the test set is not the one scored before: all scores on it are taken anew");
+        self.report(State::Before);
+        self.state.before.test = self.score_test(Prompted::Manual).await?;
+        self.state.before.test_sha256.clone_from(&self.inputs.test_sha256);
+        self.state.finished = None;
+        self.folder.describe(&self.inputs.spec)?;
         self.began = Instant::now();
         self.save()
     }
@@ -211,8 +235,8 @@ impl<'a> Run<'a> {
             let search = &mut self.state.search;
             let generation = search.accept(&self.plan, self.id, &proposal, &gathered, &labels)?;
             self.fleet.set_context(generation.update).await?;
-            let dev = self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await?;
-            let selected = self.state.search.select(dev);
+            let dev = self.dev_score().await?;
+            let selected = dev.is_some_and(|score| self.state.search.select(&self.plan, score));
             self.event(Event::Generation {
                 generation: generation.number,
                 sweep: generation.sweep,
@@ -272,12 +296,19 @@ impl<'a> Run<'a> {
         Ok(self.rate(&outcome, examples))
     }
 
+    /// The context's score on dev, where this generation wants one.
+    async fn dev_score(&self) -> Result<Option<DevScore>, Error> {
+        if !self.state.search.wants_dev(&self.plan) {
+            return Ok(None);
+        }
+        self.score(Prompted::Context, self.dev_set(), &self.inputs.dev).await.map(Some)
+    }
+
     async fn score_test(&self, prompted: Prompted) -> Result<Option<f64>, Error> {
         let Some(test) = &self.inputs.test else { return Ok(None) };
         let score = self.score(prompted, ExampleSet::Inline(test.clone()), test).await;
         let file = self.inputs.spec.task.test.as_deref().unwrap_or(Path::new("task.test"));
-        let score = score.map_err(|error| error.about(file.display()))?;
-        Ok(Some(score.metric))
+        Ok(Some(score.map_err(|error| error.in_file(file))?.metric))
     }
 
     fn rate(&self, outcome: &Outcome, examples: &[Example]) -> DevScore {
@@ -334,7 +365,7 @@ fn new_state(inputs: &Inputs, plan: &Plan, ready: &Ready, model: ModelIdentity) 
         search: Search::new(plan)?,
         events_bytes: 0,
         seconds: 0.0,
-        before: Before { dev: DevScore { metric: 0.0, loss: f64::INFINITY }, test: None },
+        before: Before { dev: DevScore { metric: 0.0, loss: f64::INFINITY }, test: None, test_sha256: None },
         finished: None,
     })
 }

@@ -16,78 +16,28 @@ use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::{Files, Security};
 use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
-use shared::ids::{ContextVersion, Layer, RunId};
+use shared::ids::{ContextVersion, Layer};
 use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready,
-    Report, Start, Work,
+    Answer, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Report, Start, Work,
 };
-use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
-use shared::task::{Example, Loss};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-const RUN: RunId = RunId(1);
+#[path = "../src/fleet/fixtures.rs"]
+mod fixtures;
+
+use fixtures::{RUN, examples, hello, ready};
+
 const DIM: usize = 50;
+
+fn prepare() -> Prepare {
+    Prepare { dim: DIM as u32, ..fixtures::prepare() }
+}
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(20), future).await.expect("it hangs")
-}
-
-fn hello(weights: &str) -> Hello {
-    let weights_sha256 = weights.to_owned();
-    Hello {
-        protocol: proto::PROTOCOL_VERSION,
-        name: "fake".to_owned(),
-        version: "1".to_owned(),
-        model: ModelIdentity {
-            name: "tiny".to_owned(),
-            weights_sha256,
-            layers: 2,
-            hidden: 3,
-            ..Default::default()
-        },
-        device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
-        max_batch_tokens: 1,
-    }
-}
-
-fn examples(n: usize) -> Vec<Example> {
-    (0..n).map(|i| Example { text: format!("text {i}"), text_pair: None, label: 0 }).collect()
-}
-
-fn prepare() -> Prepare {
-    Prepare {
-        run: RUN,
-        read_out: ReadOut::MaskedLm,
-        temperature: 1.0,
-        template: "{text} {mask}".to_owned(),
-        words: vec!["a".to_owned(), "b".to_owned()],
-        injection: Injection::Add,
-        tokens: 1,
-        init: Init::None,
-        loss: Loss::Ce,
-        projection: ProjectionKind::Normal,
-        dim: DIM as u32,
-        seed: 1,
-        train: examples(5),
-        dev: examples(4),
-    }
-}
-
-fn ready(run: RunId) -> Ready {
-    Ready {
-        run,
-        layer_stds: vec![0.1, 0.3],
-        initial: vec![0.7; 6],
-        initial_ids: vec![9],
-        label_ids: vec![4, 5],
-        train_tokens: 3,
-        flops: vec![1e9; 2],
-        memory_bytes: 1,
-    }
 }
 
 /// Losses that depend on every bit of the candidate and of the context.

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shared::messages::ModelIdentity;
+use shared::model::{self, FilesError};
 use shared::task::{Example, Template, TemplateError};
 use thiserror::Error;
 
 use crate::backbone::{Backbone, ModelError};
 use crate::engine::Tokens;
-use crate::models::identity::{self, IdentifyError};
 use crate::models::locate::{self, LocateError, Located};
 use crate::models::tokenizer::{self, TextEncoder, TokenizerError};
 
@@ -27,7 +27,7 @@ pub enum LoadError {
     Tokenizer(#[from] TokenizerError),
     /// One of its files cannot be hashed.
     #[error(transparent)]
-    Identify(#[from] IdentifyError),
+    Files(#[from] FilesError),
 }
 
 /// Why an example cannot be read by a model; which example it was is the caller's to say.
@@ -66,16 +66,7 @@ impl Model {
         let encoder = TextEncoder::load(&located.folder)?;
         encoder.check_vocabulary(backbone.vocab())?;
         encoder.check_padding(backbone.padding())?;
-        let files = identity::identify(located)?;
-        let identity = ModelIdentity {
-            name: files.name,
-            revision: files.revision,
-            weights_sha256: files.weights_sha256,
-            config_sha256: files.config_sha256,
-            tokenizer_sha256: files.tokenizer_sha256,
-            layers: backbone.layers() as u32,
-            hidden: backbone.hidden() as u32,
-        };
+        let identity = model::identify(located)?;
         Ok(Self { backbone: Arc::new(backbone), encoder, identity })
     }
 

@@ -60,7 +60,7 @@ impl Session {
     /// Tokenises, builds the engine and measures the statistics for the projections.
     ///
     /// # Errors
-    /// [`Refusal::Input`] for what the user must mend, naming the example or word.
+    /// [`Refusal::Input`] or [`Refusal::Example`] for what the user must mend.
     pub fn prepare(
         model: &Arc<Model>,
         resources: &Resources,
@@ -68,8 +68,8 @@ impl Session {
     ) -> Result<(Self, Ready), Refusal> {
         let template = Template::parse(&settings.template).map_err(input)?;
         let tokens = settings.tokens as usize;
-        let train = encode_all(model, &template, &settings.train, tokens, "task.train: training example")?;
-        let dev = encode_all(model, &template, &settings.dev, tokens, "task.train: dev example")?;
+        let train = encode_all(model, &template, &settings.train, tokens)?;
+        let dev = encode_all(model, &template, &settings.dev, tokens)?;
         let (read_out, label_ids) = read_out(model, &settings)?;
         let initial_ids = match settings.init {
             Init::Vocabulary => Some(model.encoder.initial_prompt_ids(tokens, model.backbone.vocab())),
@@ -157,7 +157,7 @@ impl Session {
     /// Does a lease's work.
     ///
     /// # Errors
-    /// [`Refusal::Failed`] when this evaluator cannot, [`Refusal::Input`] when no evaluator could.
+    /// [`Refusal::Failed`] when this evaluator cannot, [`Refusal::Example`] when no evaluator could.
     pub fn work(&mut self, lease: &Lease) -> Result<Answer, Refusal> {
         if lease.version.0 != self.version {
             return Err(failed(format!(
@@ -207,7 +207,7 @@ impl Session {
                 // The prompt's rows count for the manual prompt too: a test set that the tuned prompt could not be
                 // scored on is refused before the search, not after it.
                 let rows = self.settings.tokens as usize;
-                let tokens = encode_all(&self.model, &self.template, examples, rows, "example")?;
+                let tokens = encode_all(&self.model, &self.template, examples, rows)?;
                 (tokens, labels(Some(examples))?)
             }
         };
@@ -315,16 +315,12 @@ fn encode_all(
     template: &Template,
     examples: &[Example],
     prompt: usize,
-    what: &str,
 ) -> Result<Vec<Tokens>, Refusal> {
-    let encode = |(index, example): (usize, &Example)| {
-        let named = |error: EncodeError| {
-            let start: String = example.text.chars().take(40).collect();
-            Refusal::Input(format!("{what} {} (\"{start}...\"): {error}", index + 1))
-        };
+    let encode = |example: &Example| {
+        let named = |error: EncodeError| Refusal::Example { line: example.line, problem: error.to_string() };
         model.encode(template, example, prompt).map_err(named)
     };
-    examples.iter().enumerate().map(encode).collect()
+    examples.iter().map(encode).collect()
 }
 
 /// `p0` for the wire: nothing when it is zero everywhere.

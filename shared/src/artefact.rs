@@ -106,6 +106,9 @@ pub struct Task {
     pub train_rows: Vec<usize>,
     /// Rows of the pool that selected, from 0.
     pub dev_rows: Vec<usize>,
+    /// SHA-256 of the test set's file, when there is one: what [`Scores::test_before`] and `test_after` are of.
+    #[serde(default)]
+    pub test_sha256: Option<String>,
 }
 
 /// The prompt's shape and place.

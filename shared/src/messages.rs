@@ -290,6 +290,14 @@ pub enum Refusal {
     /// The user's input is wrong: the same on every evaluator, so the run ends with exit code 2.
     #[error("{0}")]
     Input(String),
+    /// The same of one example, by its line; which file it was read from is known to whoever sent it.
+    #[error("line {line}: {problem}")]
+    Example {
+        /// [`Example::line`].
+        line: u32,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// This evaluator holds another model than the run's.
     #[error("{0}")]
     Model(String),

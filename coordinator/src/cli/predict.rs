@@ -42,13 +42,15 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     let opened = open::open(&args.source, &args.model).await?;
     if args.text.is_empty() {
         for batch in StandardInput.batches() {
-            print(&opened, batch?, args.json).await?;
+            print(&opened, batch?, args.json).await.map_err(|error| error.at(line_of_input))?;
         }
         return Ok(());
     }
     let mut pairs = args.text_pair.into_iter();
-    let examples = args.text.into_iter().map(|text| example(text, pairs.next())).collect();
-    print(&opened, examples, args.json).await
+    let texts = (1..).zip(args.text);
+    let examples = texts.map(|(number, text)| example(text, pairs.next(), number)).collect();
+    let place = |number| format!("--text number {number}");
+    print(&opened, examples, args.json).await.map_err(|error| error.at(place))
 }
 
 struct StandardInput;
@@ -56,23 +58,17 @@ struct StandardInput;
 impl StandardInput {
     /// Lines of standard input, a batch at a time.
     fn batches(self) -> impl Iterator<Item = Result<Vec<Example>, Error>> {
-        let mut lines = std::io::stdin().lock().lines().enumerate();
+        let mut lines = (1..).zip(std::io::stdin().lock().lines());
         std::iter::from_fn(move || {
             let mut batch = Vec::new();
             for (number, line) in lines.by_ref().take(BATCH) {
                 match line {
                     Ok(line) if line.trim().is_empty() => {
-                        return Some(Err(Error::Input(format!(
-                            "standard input, line {}: empty text",
-                            number + 1
-                        ))));
+                        return Some(Err(Error::Input(format!("{}: empty text", line_of_input(number)))));
                     }
-                    Ok(line) => batch.push(example(line, None)),
+                    Ok(line) => batch.push(example(line, None, number)),
                     Err(error) => {
-                        return Some(Err(Error::Input(format!(
-                            "standard input, line {}: {error}",
-                            number + 1
-                        ))));
+                        return Some(Err(Error::Input(format!("{}: {error}", line_of_input(number)))));
                     }
                 }
             }
@@ -81,8 +77,12 @@ impl StandardInput {
     }
 }
 
-fn example(text: String, text_pair: Option<String>) -> Example {
-    Example { text, text_pair, label: 0 } // the label is not looked at
+fn line_of_input(number: u32) -> String {
+    format!("standard input, line {number}")
+}
+
+fn example(text: String, text_pair: Option<String>, line: u32) -> Example {
+    Example { text, text_pair, label: 0, line } // the label is not looked at
 }
 
 async fn print(opened: &open::Opened, examples: Vec<Example>, json: bool) -> Result<(), Error> {

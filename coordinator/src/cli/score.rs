@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     let data = data.ok_or_else(|| Error::Input("no data to score on: give --data FILE".to_owned()))?;
     let examples = dataset::read(&data, opened.words.len()).map_err(Error::input)?;
     let labels = labels(&examples);
-    let outcome = opened.score(examples).await.map_err(|error| error.about(data.display()))?;
+    let outcome = opened.score(examples).await.map_err(|error| error.in_file(&data))?;
     let (metric, loss) = (opened.metric.of(&outcome.predicted, &labels), mean(&outcome.losses));
     if args.json {
         println!("{}", json!({"data": data, "examples": labels.len(), "metric": metric, "loss": loss}));

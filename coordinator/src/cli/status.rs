@@ -93,10 +93,10 @@ fn from_folder(folder: &Path, as_json: bool) -> Result<(), Error> {
             number(test_after)
         ),
         Some(Event::Generation { generation, sweep, layer, calls, best, dev, .. }) => println!(
-            "{}: generation {generation} (sweep {sweep}, layer {}), {calls} calls, loss {best:.4}, dev {:.4}",
+            "{}: generation {generation} (sweep {sweep}, layer {}), {calls} calls, loss {best:.4}, dev {}",
             folder.display(),
             layer + 1,
-            dev.metric
+            number(dev.map(|dev| dev.metric))
         ),
         Some(Event::Begin { .. }) => {}
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shared::ids::{ContextVersion, Layer, RunId};
-use shared::messages::Start;
+use shared::messages::{ModelIdentity, Start};
 use shared::spec::RunFile;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::fleet::{self, Fleet, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
+use crate::model;
 use crate::progress::Progress;
 use crate::run::{self, Summary};
 use crate::serve::clients::Clients;
@@ -56,11 +57,13 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
         return dry_run(&inputs, args.json).await;
     }
     let (folder, checkpoint) = RunFolder::open(&inputs.spec, &inputs.hash, args.resume)?;
-    if let Some(summary) = checkpoint.as_ref().and_then(run::finished).filter(|_| folder.artefact().exists())
-    {
+    let done = checkpoint.as_ref().and_then(|checkpoint| run::done_before(checkpoint, &inputs));
+    if let Some(summary) = done.filter(|_| folder.artefact().exists()) {
         eprintln!("{}: finished before; nothing to do", folder.path().display());
         return print(&inputs, &folder, &summary, args.json);
     }
+    let begun_with = checkpoint.as_ref().map(|checkpoint| &checkpoint.model);
+    let model = if args.listen.is_some() { model_of(&inputs, begun_with)? } else { begun_with.cloned() };
     let (reporter, progress) = watch::channel(Progress::default());
     let (fleet, owner) = Fleet::spawn(fleet_settings(&inputs));
     let stop = cancellable(stop);
@@ -72,13 +75,22 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     };
     let house = open_house(&args, &inputs, &fleet, clients).await?;
     let shown = tokio::spawn(report::show(progress));
-    let ended = run::tune(&inputs, &folder, checkpoint, &fleet, &reporter, stop.subscribe()).await;
+    let ended = run::tune(&inputs, &folder, checkpoint, model, &fleet, &reporter, stop.subscribe()).await;
     fleet.drain().await;
     drop(reporter);
     let _ = shown.await; // its only failure is a panic, already reported
     house.close().await;
     owner.abort();
     print(&inputs, &folder, &ended?, args.json)
+}
+
+/// The model that remote evaluators must have: the one that the run file names, where it lies here, too.
+fn model_of(inputs: &Inputs, begun_with: Option<&ModelIdentity>) -> Result<Option<ModelIdentity>, Error> {
+    let here = model::here(&inputs.spec.model);
+    if let (Err(reason), None) = (&here, begun_with) {
+        eprintln!("{reason}; whatever model the first evaluator has is taken for the run's");
+    }
+    model::expected(begun_with, here.ok().as_ref())
 }
 
 /// Whoever evaluates: a worker in this process, or a server that remote ones dial.
@@ -185,7 +197,7 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
     let worker = embedded(inputs, &fleet).await?;
     let run = RunId(1);
-    let begun = fleet.begin(inputs.prepare(run), None).await?;
+    let begun = inputs.begin(&fleet, run, None).await?;
     let plan = run::plan(inputs, begun.model.layers as usize);
     let start = Start {
         run,

@@ -5,11 +5,12 @@ use std::ops::Range;
 /// Candidates that are worth a second, queued lease for every evaluator.
 const WORTH_QUEUEING: usize = 8;
 
-/// Bytes of `z` in one lease at most.
+/// Bytes of `z`, or of texts, in one lease at most: far below what a message may have (`proto::client::MESSAGE`), and
+/// soon sent.
 const LEASE_BYTES: usize = 1 << 20;
 
 /// Examples at most in a lease that carries their texts.
-pub(super) const INLINE_EXAMPLES: usize = 64;
+const INLINE_EXAMPLES: usize = 64;
 
 /// A rectangle of a generation: these candidates on these examples.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +44,36 @@ pub(super) fn generation(candidates: usize, dim: usize, examples: u32, evaluator
     rows.iter().flat_map(|rows| columns.iter().map(move |columns| piece(rows, columns))).collect()
 }
 
-/// Cuts a score of one deep prompt on `examples`; `inline` ones are sent in small portions.
-pub(super) fn score(examples: usize, inline: bool, evaluators: usize) -> Vec<Piece> {
-    let smallest = if inline { examples.div_ceil(INLINE_EXAMPLES) } else { 1 };
-    let parts = evaluators.max(1).max(smallest).min(examples);
-    let piece = |part: Range<usize>| Piece { candidates: 0..1, examples: part.start as u32..part.end as u32 };
-    even(examples, parts).into_iter().map(piece).collect()
+/// Cuts a score of one deep prompt on `examples` that the evaluators have.
+pub(super) fn score(examples: usize, evaluators: usize) -> Vec<Piece> {
+    even(examples, evaluators.max(1).min(examples)).into_iter().map(scored).collect()
+}
+
+/// Cuts a score on examples whose texts are sent with it, of so many bytes each, into small portions.
+///
+/// None is larger than 64 examples, nor than 1 MiB unless a single example is.
+pub(super) fn inline(bytes: &[usize], evaluators: usize) -> Vec<Piece> {
+    let examples = bytes.len();
+    let parts = evaluators.max(1).max(examples.div_ceil(INLINE_EXAMPLES)).min(examples);
+    even(examples, parts).into_iter().flat_map(|part| light(bytes, part)).map(scored).collect()
+}
+
+fn scored(examples: Range<usize>) -> Piece {
+    Piece { candidates: 0..1, examples: examples.start as u32..examples.end as u32 }
+}
+
+/// Cuts `part` again where its texts would grow beyond [`LEASE_BYTES`].
+fn light(bytes: &[usize], part: Range<usize>) -> Vec<Range<usize>> {
+    let (mut portions, mut start, mut held) = (Vec::new(), part.start, 0);
+    for (at, &size) in bytes.iter().enumerate().take(part.end).skip(part.start) {
+        if at > start && held + size > LEASE_BYTES {
+            portions.push(start..at);
+            (start, held) = (at, 0);
+        }
+        held += size;
+    }
+    portions.push(start..part.end);
+    portions
 }
 
 /// `parts` ranges that cover `0..total` in order, their lengths one apart at most.
@@ -79,7 +104,8 @@ mod tests {
             for examples in [1, 5, 32] {
                 for evaluators in [0, 1, 2, 3, 16, 200] {
                     covers(&generation(candidates, 500, examples, evaluators), candidates, examples);
-                    covers(&score(examples as usize, true, evaluators), 1, examples);
+                    covers(&score(examples as usize, evaluators), 1, examples);
+                    covers(&inline(&vec![LEASE_BYTES / 3; examples as usize], evaluators), 1, examples);
                 }
             }
         }
@@ -108,11 +134,25 @@ mod tests {
     }
 
     #[test]
-    fn inline_examples_go_in_small_portions() {
-        let pieces = score(1000, true, 1);
+    fn examples_that_evaluators_have_are_cut_for_them_alone() {
+        assert_eq!(score(1000, 1).len(), 1);
+        assert_eq!(score(1000, 3).len(), 3);
+        assert!(score(0, 3).is_empty() && inline(&[], 3).is_empty());
+    }
+
+    #[test]
+    fn texts_go_in_portions_of_few_examples_and_few_bytes() {
+        let pieces = inline(&[100; 1000], 1);
         assert!(pieces.iter().all(|piece| piece.examples.len() <= INLINE_EXAMPLES));
-        assert_eq!(score(1000, false, 1).len(), 1);
-        assert_eq!(score(1000, false, 3).len(), 3);
-        assert!(score(0, true, 3).is_empty());
+        assert_eq!(pieces.len(), 16);
+        // Short ones, long ones, and one that is larger than a lease alone.
+        let bytes: Vec<usize> =
+            (0..200).map(|i| if i == 130 { 2 * LEASE_BYTES } else { i * i * 20 }).collect();
+        let pieces = inline(&bytes, 2);
+        covers(&pieces, 1, 200);
+        for piece in &pieces {
+            let held: usize = piece.examples.clone().map(|example| bytes[example as usize]).sum();
+            assert!(held <= LEASE_BYTES || piece.examples == (130..131), "{held} bytes in {piece:?}");
+        }
     }
 }

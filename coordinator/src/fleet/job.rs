@@ -1,10 +1,11 @@
 //! One generation or score on its way: its pieces, who holds them, what has come back. Pure.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
 use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Refusal, Work};
+use shared::task::Example;
 
 use super::cut::{self, Piece};
 use super::gather::Assembly;
@@ -23,8 +24,12 @@ pub(super) enum Task {
 pub(super) struct Part {
     pub(super) piece: Piece,
     pub(super) done: bool,
-    /// How often it has failed.
+    /// How often evaluators have failed at it.
     pub(super) failures: u32,
+    /// How many evaluators in a row have vanished while they were at it.
+    pub(super) losses: u32,
+    /// When that was last counted.
+    pub(super) last_loss: Option<Instant>,
     /// Leases out on it, given by or given up in vain.
     pub(super) holders: BTreeSet<LeaseId>,
     /// Who failed it last: others are asked first.
@@ -69,13 +74,24 @@ impl Job {
                 (pieces, Assembly::new(candidates.len(), examples, classes, false))
             }
             Task::Score { examples, .. } => {
-                let inline = matches!(examples, ExampleSet::Inline(_));
-                let pieces = cut::score(examples.len(), inline, evaluators);
+                let pieces = match examples {
+                    ExampleSet::Inline(examples) => {
+                        cut::inline(&examples.iter().map(sent_bytes).collect::<Vec<_>>(), evaluators)
+                    }
+                    kept => cut::score(kept.len(), evaluators),
+                };
                 (pieces, Assembly::new(1, examples.len(), classes, true))
             }
         };
-        let part =
-            |piece| Part { piece, done: false, failures: 0, holders: BTreeSet::new(), failed_by: None };
+        let part = |piece| Part {
+            piece,
+            done: false,
+            failures: 0,
+            losses: 0,
+            last_loss: None,
+            holders: BTreeSet::new(),
+            failed_by: None,
+        };
         Ok(Self {
             run: prepare.run,
             version,
@@ -147,6 +163,11 @@ impl Job {
     pub(super) fn outcomes(self) -> Vec<Outcome> {
         self.assembly.outcomes()
     }
+}
+
+/// Bytes of an example on the wire: its texts, and no more than 32 for what is around them.
+fn sent_bytes(example: &Example) -> usize {
+    example.text.len() + example.text_pair.as_ref().map_or(0, String::len) + 32
 }
 
 /// Whether the task makes sense for the run: a defect of the caller would otherwise cost evaluators.

@@ -44,7 +44,7 @@ pub struct Settings {
     pub silence: Duration,
     /// Leases in flight on one link at most.
     pub credit: usize,
-    /// The same work may fail so often before its run does.
+    /// The same work may fail so often, or so many evaluators in a row may vanish at it, before its run fails.
     pub max_failures: u32,
     /// Added to twice the slowest answer of a job before an idle evaluator duplicates a lease.
     pub patience: Duration,
@@ -184,8 +184,8 @@ impl Handle {
         joined.unwrap_or_else(|_| Err(Refusal::Failed("the coordinator has ended".to_owned())))
     }
 
-    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that a resumed run
-    /// was begun with.
+    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that evaluators must have,
+    /// where it is known: that of a resumed run, or of a folder on the coordinator's machine.
     ///
     /// # Errors
     /// [`FleetError::Refused`] when the run's input is wrong, or [`FleetError::Closed`].
@@ -296,5 +296,7 @@ impl Ticket {
     }
 }
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ pub(super) struct Run {
     pub(super) ready: Option<Ready>,
     /// Why nothing more can come of it.
     pub(super) failed: Option<Refusal>,
-    /// The run's model, and whether it was given (a resume) rather than taken from the first evaluator.
+    /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
     device_kind: String,

@@ -2,9 +2,10 @@
 //!
 //! Events come in with the time they happened at, actions go out. There is one way to lose an evaluator
 //! ([`Table::remove`]) and one way to end a job, so whatever happens, in whatever order, ends in the same
-//! place. Jobs and leases are in [`leases`].
+//! place. Jobs and leases are in [`leases`]; what is counted against whom when things go wrong is in [`losses`].
 
 mod leases;
+mod losses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -179,20 +180,20 @@ impl Table {
             Report::Answer(answer) => self.answer(now, id, answer),
             Report::Refused(refused) => self.refused(id, refused),
             Report::Heartbeat { .. } => {}
-            Report::Leaving => self.remove(id, None, None),
+            Report::Leaving => self.remove(id, None),
         }
         self.dispatch(now);
     }
 
     /// An evaluator's link has ended.
     pub(super) fn lost(&mut self, now: Instant, id: EvaluatorId) {
-        self.remove(id, None, Some("the evaluator was lost"));
+        self.vanished(now, id, None);
         self.dispatch(now);
     }
 
-    /// An evaluator is no longer wanted: it does not keep up, or breaks the protocol.
+    /// An evaluator is no longer wanted: it does not keep up.
     pub(super) fn expel(&mut self, now: Instant, id: EvaluatorId, why: &str) {
-        self.drop_failed(id, why);
+        self.vanished(now, id, Some(Refusal::Failed(why.to_owned())));
         self.dispatch(now);
     }
 
@@ -203,99 +204,16 @@ impl Table {
         let lost: Vec<EvaluatorId> =
             self.links.iter().filter(|(_, l)| silent(l)).map(|(id, _)| *id).collect();
         for id in lost {
-            self.drop_failed(id, &format!("no report for {:.0} s", silence.as_secs_f64()));
+            let why = format!("no report for {:.0} s", silence.as_secs_f64());
+            self.vanished(now, id, Some(Refusal::Failed(why)));
         }
         self.time_out(now);
         self.dispatch(now);
     }
 
-    fn time_out(&mut self, now: Instant) {
-        let limit = self.settings.lease_timeout;
-        let mut late = Vec::new();
-        for held in self.leases.values_mut() {
-            if !held.timed_out && now.saturating_duration_since(held.since) >= limit {
-                held.timed_out = true;
-                late.push((held.job, held.part, held.evaluator));
-            }
-        }
-        for (job, part, by) in late {
-            if let Some(job) = self.jobs.get_mut(&job)
-                && job.parts.get(part).is_some_and(|part| !part.done)
-            {
-                job.queue.insert(part); // whoever holds it may still be the first to answer
-            }
-            self.failed(job, part, by, &format!("no answer for {:.0} s", limit.as_secs_f64()));
-        }
-    }
-
-    fn drop_failed(&mut self, id: EvaluatorId, why: &str) {
-        self.remove(id, Some(Refusal::Failed(why.to_owned())), Some(why));
-    }
-
-    /// Takes an evaluator out; what it held goes to others. `blame` counts against the lease it was at.
-    fn remove(&mut self, id: EvaluatorId, told: Option<Refusal>, blame: Option<&str>) {
-        let Some(link) = self.links.remove(&id) else {
-            return;
-        };
-        let reason =
-            told.clone().unwrap_or_else(|| Refusal::Failed("the only evaluator has gone".to_owned()));
-        self.actions.push(Action::Close(id, told));
-        let mut working = true; // the oldest lease is the one it was at
-        for lease in link.in_flight {
-            let Some(held) = self.leases.remove(&lease) else {
-                continue;
-            };
-            self.release(lease, &held);
-            if let (true, Some(blame), false) = (working, blame, held.timed_out) {
-                self.failed(held.job, held.part, id, blame);
-            }
-            working = false;
-        }
-        if self.links.is_empty() {
-            self.runs.values_mut().for_each(Run::forget_unproven_model);
-        }
-        if link.sole {
-            self.forsaken = Some(reason.clone());
-            let runs: Vec<RunId> = self.runs.keys().copied().collect();
-            runs.into_iter().for_each(|run| self.fail_run(run, &reason));
-        }
-    }
-
-    /// A lease is over; its part waits again unless another holds it in good time or it is done.
-    fn release(&mut self, lease: LeaseId, held: &Held) {
-        let Some(job) = self.jobs.get_mut(&held.job) else {
-            return;
-        };
-        let Some(part) = job.parts.get_mut(held.part) else {
-            return;
-        };
-        part.holders.remove(&lease);
-        let late = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
-        if !part.done && part.holders.iter().all(late) {
-            job.queue.insert(held.part);
-        }
-    }
-
-    /// A part has failed on someone: others shall try, but not for ever.
-    fn failed(&mut self, job: JobId, index: usize, by: EvaluatorId, why: &str) {
-        let Some(entry) = self.jobs.get_mut(&job) else {
-            return;
-        };
-        let Some(part) = entry.parts.get_mut(index).filter(|part| !part.done) else {
-            return;
-        };
-        part.failures += 1;
-        part.failed_by = Some(by);
-        if part.failures >= self.settings.max_failures {
-            let text = format!("the same work failed {} times, the last time: {why}", part.failures);
-            let run = entry.run;
-            self.fail_run(run, &Refusal::Failed(text));
-        }
-    }
-
     // Runs.
 
-    /// A run begins; on a resume `expected` is the model it was begun with.
+    /// A run begins; `expected` is its model, where that is known before an evaluator has told its own.
     pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Option<ModelIdentity>) {
         let id = prepare.run;
         let problem = match (&self.forsaken, self.runs.contains_key(&id)) {
@@ -322,7 +240,7 @@ impl Table {
             return;
         }
         if let Err(refusal) = run.accepts(&link.hello.model) {
-            return self.remove(evaluator, Some(refusal), None);
+            return self.remove(evaluator, Some(refusal));
         }
         run.adopt(&link.hello.model);
         link.runs.insert(id, Prepared::default());
@@ -341,32 +259,13 @@ impl Table {
         match run.prepared(&link.hello, ready) {
             Ok(()) => {}
             Err(Refusal::Failed(why)) => return self.cannot_serve(run_id, id, why),
-            Err(refusal) => {
-                let text = refusal.to_string();
-                return self.remove(id, Some(refusal), Some(&text));
-            }
+            Err(refusal) => return self.remove(id, Some(refusal)),
         }
         prepared.ready = true;
         if let (true, Some(begun)) = (first, run.begun()) {
             self.actions.push(Action::Begun(run_id, Ok(begun)));
         }
         self.bring_up_to_date(run_id, id);
-    }
-
-    /// An evaluator cannot prepare a run, or has lost it: it goes. Where nobody else can, the run must not wait
-    /// for ever; where others work on it, one bad evaluator that keeps coming back must not end it.
-    fn cannot_serve(&mut self, id: RunId, evaluator: EvaluatorId, why: String) {
-        if !self.runs.contains_key(&id) {
-            return; // it has ended meanwhile
-        }
-        self.drop_failed(evaluator, &why);
-        if self.links.values().any(|link| link.serves(id)) {
-            return;
-        }
-        let limit = self.settings.max_failures;
-        if self.runs.get_mut(&id).is_some_and(|run| run.failed_once_more() >= limit) {
-            self.fail_run(id, &Refusal::Failed(why));
-        }
     }
 
     /// The whole context of a run, at its start or after the search has set it anew.

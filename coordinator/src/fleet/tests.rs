@@ -2,48 +2,10 @@
 
 use shared::ids::ContextVersion;
 use shared::messages::{Answer, Lease, Outcome, Refused, Work};
-use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
-use shared::task::{Example, Loss};
 use tokio::time::timeout;
 
+use super::fixtures::{RUN, examples, hello, prepare, ready};
 use super::*;
-
-const RUN: RunId = RunId(1);
-
-fn hello() -> Hello {
-    Hello {
-        protocol: proto::PROTOCOL_VERSION,
-        name: "fake".to_owned(),
-        version: "1".to_owned(),
-        model: ModelIdentity { name: "tiny".to_owned(), layers: 2, hidden: 3, ..Default::default() },
-        device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
-        max_batch_tokens: 1,
-    }
-}
-
-fn examples(n: usize) -> Vec<Example> {
-    (0..n).map(|i| Example { text: format!("{i}"), text_pair: None, label: 0 }).collect()
-}
-
-fn prepare() -> Prepare {
-    Prepare {
-        run: RUN,
-        read_out: ReadOut::MaskedLm,
-        temperature: 1.0,
-        template: String::new(),
-        words: vec!["a".to_owned(), "b".to_owned()],
-        injection: Injection::Add,
-        tokens: 1,
-        init: Init::None,
-        loss: Loss::Ce,
-        projection: ProjectionKind::Normal,
-        dim: 2,
-        seed: 1,
-        train: examples(3),
-        dev: examples(2),
-    }
-}
 
 fn start() -> Start {
     Start {
@@ -80,16 +42,7 @@ async fn work(mut link: LinkEnds, mut leases: usize) {
                 let refusal = Refusal::Input("bad template".to_owned());
                 Report::Refused(Refused { run: prepare.run, lease: None, refusal })
             }
-            Order::Prepare(prepare) => Report::Ready(Box::new(Ready {
-                run: prepare.run,
-                layer_stds: vec![1.0; 2],
-                initial: Vec::new(),
-                initial_ids: Vec::new(),
-                label_ids: Vec::new(),
-                train_tokens: 3,
-                flops: vec![1.0; 2],
-                memory_bytes: 1,
-            })),
+            Order::Prepare(prepare) => Report::Ready(Box::new(ready(prepare.run))),
             Order::Lease(_) if leases == 0 => return,
             Order::Lease(lease) => {
                 leases -= 1;
@@ -116,7 +69,7 @@ fn candidates(n: usize) -> Vec<Vec<f32>> {
 async fn workers_that_vanish_leave_no_trace_in_the_results() {
     let (fleet, owner) = Fleet::spawn(Settings::default());
     for leases in [0, 1, 2, usize::MAX] {
-        tokio::spawn(work(fleet.attach(hello()).await.unwrap(), leases));
+        tokio::spawn(work(fleet.attach(hello("m")).await.unwrap(), leases));
     }
     within(fleet.begin(prepare(), None)).await.unwrap();
     within(fleet.start(start())).await.unwrap();
@@ -124,7 +77,7 @@ async fn workers_that_vanish_leave_no_trace_in_the_results() {
         let offered = fleet.offer(RUN, ContextVersion(version), Layer(0), candidates(6));
         let gathered = within(within(offered).await.unwrap().gathered()).await.unwrap();
         let expected: Vec<Vec<f32>> =
-            (0..6).map(|i| (0..3).map(|e| 10.0 * i as f32 + e as f32).collect()).collect();
+            (0..6).map(|i| (0..4).map(|e| 10.0 * i as f32 + e as f32).collect()).collect();
         assert_eq!(gathered.losses, expected);
         let version = ContextVersion(version + 1);
         let update = ContextUpdate { run: RUN, version, layer: Layer(1), z: vec![0.0; 2] };
@@ -142,10 +95,10 @@ async fn a_run_waits_for_its_first_evaluator() {
         let fleet = fleet.clone();
         async move { fleet.begin(prepare(), None).await }
     });
-    let link = fleet.attach(hello()).await.unwrap();
+    let link = fleet.attach(hello("m")).await.unwrap();
     tokio::spawn(work(link, usize::MAX));
     let begun = within(beginning).await.unwrap().unwrap();
-    assert_eq!(begun.model, hello().model);
+    assert_eq!(begun.model, hello("m").model);
     let set = ExampleSet::Inline(examples(130));
     let scored = within(fleet.score(RUN, ContextVersion(0), Prompted::Manual, set)).await.unwrap();
     assert_eq!((scored.losses.len(), scored.logits.len()), (130, 260));
@@ -156,7 +109,7 @@ async fn a_run_waits_for_its_first_evaluator() {
 #[tokio::test]
 async fn wrong_input_reaches_who_began() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
-    tokio::spawn(work(fleet.attach_sole(hello()).await.unwrap(), usize::MAX));
+    tokio::spawn(work(fleet.attach_sole(hello("m")).await.unwrap(), usize::MAX));
     let bad = Prepare { template: "bad".to_owned(), ..prepare() };
     let error = within(fleet.begin(bad, None)).await.unwrap_err();
     assert_eq!(error, FleetError::Refused(Refusal::Input("bad template".to_owned())));
@@ -165,24 +118,14 @@ async fn wrong_input_reaches_who_began() {
 #[tokio::test]
 async fn a_dropped_ticket_is_taken_back() {
     let (fleet, _owner) = Fleet::spawn(Settings { tick: Duration::from_millis(5), ..Settings::default() });
-    let mut link = fleet.attach(hello()).await.unwrap();
+    let mut link = fleet.attach(hello("m")).await.unwrap();
     let reports = link.reports.clone();
     let prepared = tokio::spawn({
         let fleet = fleet.clone();
         async move { fleet.begin(prepare(), None).await }
     });
     let Some(Order::Prepare(_)) = link.orders.recv().await else { panic!("no prepare") };
-    let ready = Ready {
-        run: RUN,
-        layer_stds: vec![1.0; 2],
-        initial: Vec::new(),
-        initial_ids: Vec::new(),
-        label_ids: Vec::new(),
-        train_tokens: 3,
-        flops: vec![1.0; 2],
-        memory_bytes: 1,
-    };
-    reports.send(Report::Ready(Box::new(ready))).await.unwrap();
+    reports.send(Report::Ready(Box::new(ready(RUN)))).await.unwrap();
     within(prepared).await.unwrap().unwrap();
     fleet.start(start()).await.unwrap();
     let ahead = fleet.offer(RUN, ContextVersion(1), Layer(0), candidates(2)).await.unwrap();
@@ -199,7 +142,7 @@ async fn a_dropped_ticket_is_taken_back() {
 #[tokio::test]
 async fn an_evaluator_that_does_not_read_is_dropped() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
-    let link = fleet.attach(hello()).await.unwrap();
+    let link = fleet.attach(hello("m")).await.unwrap();
     for run in 0..(ORDERS as u64 + 1) {
         let waiting = fleet.begin(Prepare { run: RunId(run), ..prepare() }, None);
         let _ = timeout(Duration::from_millis(20), waiting).await;

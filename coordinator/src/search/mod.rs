@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::ContextUpdate;
 use shared::random::{Domain, Stream};
-use shared::spec::Incumbent;
+use shared::spec::{Incumbent, Select};
 use shared::task::loss::{Loss, Metric, population_loss};
 
 use crate::cma;
@@ -38,6 +38,10 @@ pub struct Plan {
     pub seed: u64,
     /// Which `z` of a layer the other layers see.
     pub incumbent: Incumbent,
+    /// What dev keeps a deep prompt by.
+    pub select: Select,
+    /// Generations between two scores on dev, at least 1.
+    pub dev_every: u64,
     /// What a candidate scores on an example.
     pub loss: Loss,
     /// The metric behind `Loss::Metric`.
@@ -121,7 +125,7 @@ impl Search {
     /// # Errors
     /// A covariance that has broken down beyond repair.
     pub fn propose(&mut self, plan: &Plan) -> Result<Option<Proposal>, cma::Error> {
-        if self.calls + plan.population as u64 > plan.budget {
+        if self.spent(plan) {
             return Ok(None);
         }
         let layer = (self.generation % plan.tuned as u64) as usize;
@@ -132,6 +136,11 @@ impl Search {
             .fill_normals(state.generation() * count as u64, &mut normals);
         let points = state.ask(&normals)?;
         Ok(Some(Proposal { layer: Layer(layer as u32), version: self.context.version(), points }))
+    }
+
+    /// Whether what is left of the budget covers no population.
+    fn spent(&self, plan: &Plan) -> bool {
+        self.calls + plan.population as u64 > plan.budget
     }
 
     /// Takes the losses of a proposal: updates its layer's distribution and the context (paper: Algorithm 1).
@@ -183,9 +192,14 @@ impl Search {
         })
     }
 
+    /// Whether the context is to be scored on dev now: every `dev_every` generations, and when the budget is spent.
+    pub fn wants_dev(&self, plan: &Plan) -> bool {
+        self.generation.is_multiple_of(plan.dev_every) || self.spent(plan)
+    }
+
     /// Offers the context, scored on dev, to the selection; true when it is the new best.
-    pub fn select(&mut self, score: DevScore) -> bool {
-        self.selection.offer(score, &self.context, self.calls)
+    pub fn select(&mut self, plan: &Plan, score: DevScore) -> bool {
+        self.selection.offer(plan.select, score, &self.context, self.calls)
     }
 
     /// The context: every layer's incumbent.

@@ -1,6 +1,7 @@
 //! Dev selection: which deep prompt of the whole run is kept.
 
 use serde::{Deserialize, Serialize};
+use shared::spec::Select;
 
 use super::Context;
 
@@ -14,9 +15,14 @@ pub struct DevScore {
 }
 
 impl DevScore {
-    /// Dev metric first, then dev loss; an equal score does not replace an earlier one.
-    fn beats(&self, other: &Self) -> bool {
-        self.metric > other.metric || (self.metric == other.metric && self.loss < other.loss)
+    /// Whether it is better by `rule`; an equal score does not replace an earlier one.
+    fn beats(&self, other: &Self, rule: Select) -> bool {
+        match rule {
+            Select::Loss => self.loss < other.loss,
+            Select::Metric => {
+                self.metric > other.metric || (self.metric == other.metric && self.loss < other.loss)
+            }
+        }
     }
 }
 
@@ -38,9 +44,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Keeps `context` if it beats what is kept; true when it does. A NaN loss never does.
-    pub(super) fn offer(&mut self, score: DevScore, context: &Context, calls: u64) -> bool {
-        let better = score.loss.is_finite() && self.best.as_ref().is_none_or(|best| score.beats(&best.score));
+    /// Keeps `context` if it beats what is kept by `rule`; true when it does. A NaN loss never does.
+    pub(super) fn offer(&mut self, rule: Select, score: DevScore, context: &Context, calls: u64) -> bool {
+        let beats = |best: &Selected| score.beats(&best.score, rule);
+        let better = score.loss.is_finite() && self.best.as_ref().is_none_or(beats);
         if better {
             self.best = Some(Selected { score, zs: context.zs().to_vec(), calls });
         }

@@ -12,6 +12,8 @@ fn plan() -> Plan {
         budget: 6 * 20,
         seed: 7,
         incumbent: Incumbent::Best,
+        select: Select::Metric,
+        dev_every: 1,
         loss: Loss::Ce,
         metric: Metric::Accuracy,
     }
@@ -71,13 +73,36 @@ fn dev_metric_selects_then_dev_loss_and_the_first_among_equals_stays() {
     let plan = plan();
     let mut search = Search::new(&plan).unwrap();
     let score = |metric, loss| DevScore { metric, loss };
-    assert!(search.select(score(0.5, 1.0)));
-    assert!(!search.select(score(0.5, 1.0)));
-    assert!(!search.select(score(0.4, 0.1)));
-    assert!(!search.select(score(0.9, f64::NAN)));
-    assert!(search.select(score(0.5, 0.9)));
-    assert!(search.select(score(0.6, 2.0)));
+    assert!(search.select(&plan, score(0.5, 1.0)));
+    assert!(!search.select(&plan, score(0.5, 1.0)));
+    assert!(!search.select(&plan, score(0.4, 0.1)));
+    assert!(!search.select(&plan, score(0.9, f64::NAN)));
+    assert!(search.select(&plan, score(0.5, 0.9)));
+    assert!(search.select(&plan, score(0.6, 2.0)));
     assert_eq!(search.selected().unwrap().score, score(0.6, 2.0));
+}
+
+#[test]
+fn by_loss_the_metric_does_not_count() {
+    let plan = Plan { select: Select::Loss, ..plan() };
+    let mut search = Search::new(&plan).unwrap();
+    let score = |metric, loss| DevScore { metric, loss };
+    assert!(search.select(&plan, score(0.9, 1.0)));
+    assert!(!search.select(&plan, score(1.0, 1.0)));
+    assert!(search.select(&plan, score(0.2, 0.5)));
+    assert!(!search.select(&plan, score(1.0, f64::NAN)));
+    assert_eq!(search.selected().unwrap().score, score(0.2, 0.5));
+}
+
+#[test]
+fn dev_is_scored_every_few_generations_and_at_the_end() {
+    let plan = Plan { dev_every: 3, ..plan() };
+    let mut search = Search::new(&plan).unwrap();
+    let mut scored = Vec::new();
+    while let Some(generation) = step(&mut search, &plan) {
+        scored.extend(search.wants_dev(&plan).then_some(generation.number));
+    }
+    assert_eq!(scored, [3, 6, 9, 12, 15, 18, 20]);
 }
 
 #[test]

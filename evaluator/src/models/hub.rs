@@ -7,9 +7,8 @@ use std::path::PathBuf;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
+use shared::model::{self, CONFIG, FilesError, INDEX, TOKENIZER, WEIGHTS};
 use thiserror::Error;
-
-use super::locate::{self, CONFIG, INDEX, LocateError, TOKENIZER, WEIGHTS};
 
 /// How often an interrupted download is taken up again.
 const RETRIES: usize = 3;
@@ -61,7 +60,7 @@ pub enum HubError {
     },
     /// What was fetched is not a complete model.
     #[error(transparent)]
-    Incomplete(Box<LocateError>),
+    Incomplete(#[from] FilesError),
     /// No place for the cache.
     #[error("no home folder for the hub's cache; set HF_HOME")]
     NoHome,
@@ -84,6 +83,12 @@ impl Hub {
         let is_off = |value: &str| ["0", "false", "no", "off"].contains(&value.to_lowercase().as_str());
         let offline = value("HF_HUB_OFFLINE").is_some_and(|value| !is_off(&value));
         Ok(Self::new(cache, offline, value("HF_TOKEN"), value("HF_ENDPOINT")))
+    }
+
+    /// The same hub, its network never used.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        Self { offline: true, ..self }
     }
 
     /// A hub with its cache in `cache`; `token` overrides the one stored beside the cache, `endpoint` the
@@ -124,7 +129,7 @@ impl Hub {
             Some(config) => config.parent()?.to_owned(),
             None => by_hash()?,
         };
-        locate::in_folder(&folder).is_ok().then_some(folder)
+        model::in_folder(&folder).is_ok().then_some(folder)
     }
 
     fn api(&self) -> Result<Api, ApiError> {
@@ -161,12 +166,12 @@ fn fetch(repo: &ApiRepo, id: &str, revision: &str) -> Result<PathBuf, HubError> 
         need(WEIGHTS)?;
     } else {
         let index = need(INDEX)?;
-        for file in locate::shards(&index).map_err(|error| HubError::Incomplete(Box::new(error)))? {
+        for file in model::shards(&index)? {
             repo.get(&file).map_err(|source| failed(&file, source))?;
         }
     }
     let folder = config.parent().map(PathBuf::from).unwrap_or_default();
-    locate::in_folder(&folder).map_err(|error| HubError::Incomplete(Box::new(error)))?;
+    model::in_folder(&folder)?;
     Ok(folder)
 }
 
@@ -287,7 +292,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let hub = Hub::new(cache.path().to_owned(), false, None, Some(fake.address.clone()));
         let folder = hub.snapshot("org/tiny", "main").unwrap();
-        assert_eq!(locate::in_folder(&folder).unwrap().weights.len(), 2);
+        assert_eq!(model::in_folder(&folder).unwrap().weights.len(), 2);
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! The model's files: where they lie, whose they are, and the tokenizer among them.
+//! The model's files: where they lie, what is in them, and the tokenizer among them.
 
 pub mod hub;
-pub mod identity;
 pub mod locate;
 pub mod tokenizer;
 pub mod weights;

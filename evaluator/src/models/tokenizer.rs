@@ -96,7 +96,8 @@ pub enum EncodeError {
     },
     /// More tokens than the model has positions for.
     #[error(
-        "{tokens} tokens, but at most {max_tokens} fit beside the prompt; shorten the text or the template"
+        "{tokens} tokens, but at most {max_tokens} fit beside the prompt; shorten or split the text, or use a \
+         shorter template or fewer prompt.tokens"
     )]
     TooLong {
         /// What the text has, special tokens included.

@@ -23,6 +23,7 @@ fn artefact() -> Artefact {
             train_sha256: "00".to_owned(),
             train_rows: vec![3, 1],
             dev_rows: vec![0, 2],
+            test_sha256: Some("11".to_owned()),
         },
         prompt: Prompt {
             injection: Injection::Add,

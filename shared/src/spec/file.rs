@@ -9,7 +9,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::error::SpecError;
-use super::keys::{is_key, is_section, nearest, nearest_outside};
+use super::keys::{default, is_key, is_section, nearest, nearest_outside};
 use super::resolved::*;
 use crate::task::{Loss, Metric, Template};
 
@@ -123,9 +123,9 @@ impl RunFile {
             model: self.model()?,
             task: self.task()?,
             prompt: PromptSpec {
-                tokens: self.positive("prompt.tokens", 50)?,
-                injection: self.name("prompt.injection", Injection::Add)?,
-                init: self.name("prompt.init", Init::Vocabulary)?,
+                tokens: self.positive("prompt.tokens")?,
+                injection: self.name("prompt.injection")?,
+                init: self.name("prompt.init")?,
             },
             search: self.search()?,
             run: self.run()?,
@@ -141,23 +141,23 @@ impl RunFile {
         Ok(ModelSpec {
             path: if local { folder.display().to_string() } else { path },
             revision: self.string("model.revision")?,
-            dtype: self.name("model.dtype", Dtype::F32)?,
-            device: self.name("model.device", Device::Cpu)?,
-            read_out: self.name("model.read_out", ReadOut::MaskedLm)?,
+            dtype: self.name("model.dtype")?,
+            device: self.name("model.device")?,
+            read_out: self.name("model.read_out")?,
             temperature: self.temperature()?,
         })
     }
 
     fn task(&self) -> Result<TaskSpec, SpecError> {
         let train = self.string("task.train")?.ok_or_else(|| self.missing("task.train"))?;
-        let template = self.string("task.template")?.unwrap_or_else(|| "{text}".to_owned());
+        let template = self.text("task.template")?;
         Ok(TaskSpec {
             name: self.task_name()?,
             train: self.relative(&train),
             test: self.string("task.test")?.map(|path| self.relative(&path)),
             template: Template::parse(&template).map_err(|e| self.wrong("task.template", e.to_string()))?,
             words: self.words()?,
-            shots: self.positive("task.shots", 16)?,
+            shots: self.positive("task.shots")?,
             loss: self.loss()?,
             metric: self.metric()?,
         })
@@ -165,28 +165,30 @@ impl RunFile {
 
     fn search(&self) -> Result<SearchSpec, SpecError> {
         Ok(SearchSpec {
-            method: self.name("search.method", Method::Bbtv2)?,
-            dim: self.at_most("search.dim", 500, MAX_DIM)?,
-            population: self.at_most("search.population", 20, MAX_POPULATION)?,
-            sigma: self.above_zero("search.sigma", 0.2)?,
-            alpha: self.above_zero("search.alpha", 0.2)?,
-            budget: self.positive("search.budget", 8000)? as u64,
-            seed: self.whole("search.seed", 42)?,
-            projection: self.name("search.projection", ProjectionKind::Normal)?,
-            incumbent: self.name("search.incumbent", Incumbent::Best)?,
+            method: self.name("search.method")?,
+            dim: self.at_most("search.dim", MAX_DIM)?,
+            population: self.at_most("search.population", MAX_POPULATION)?,
+            sigma: self.above_zero("search.sigma")?,
+            alpha: self.above_zero("search.alpha")?,
+            budget: self.positive("search.budget")? as u64,
+            seed: self.whole("search.seed")?,
+            projection: self.name("search.projection")?,
+            incumbent: self.name("search.incumbent")?,
+            select: self.name("search.select")?,
+            dev_every: self.positive("search.dev_every")? as u64,
         })
     }
 
     fn run(&self) -> Result<RunSettings, SpecError> {
         // a name with a slash in it must not lead out of `runs`
         let name = || Ok(self.task_name()?.replace(['/', '\\'], "-"));
-        let default = || Ok(format!("runs/{}-{}", name()?, self.whole("search.seed", 42)?));
+        let default = || Ok(format!("runs/{}-{}", name()?, self.whole("search.seed")?));
         let folder = self.string("run.folder")?.map_or_else(default, Ok)?;
         Ok(RunSettings {
             folder: self.relative(&folder),
             threads: self.threads()?,
-            max_batch_tokens: self.positive("run.max_batch_tokens", super::DEFAULT_MAX_BATCH_TOKENS)?,
-            lease_timeout_s: self.positive("run.lease_timeout_s", 60)? as u64,
+            max_batch_tokens: self.positive("run.max_batch_tokens")?,
+            lease_timeout_s: self.positive("run.lease_timeout_s")? as u64,
         })
     }
 
@@ -239,19 +241,19 @@ impl RunFile {
     }
 
     fn loss(&self) -> Result<Loss, SpecError> {
-        match self.string("task.loss")?.as_deref() {
-            None | Some("ce") => Ok(Loss::Ce),
-            Some("hinge") => Ok(Loss::Hinge),
-            Some("metric") => Ok(Loss::Metric),
-            Some(other) => Err(self.wrong("task.loss", format!("\"{other}\" is none of: ce, hinge, metric"))),
+        match self.text("task.loss")?.as_str() {
+            "ce" => Ok(Loss::Ce),
+            "hinge" => Ok(Loss::Hinge),
+            "metric" => Ok(Loss::Metric),
+            other => Err(self.wrong("task.loss", format!("\"{other}\" is none of: ce, hinge, metric"))),
         }
     }
 
     fn metric(&self) -> Result<Metric, SpecError> {
-        match self.string("task.metric")?.as_deref() {
-            None | Some("accuracy") => Ok(Metric::Accuracy),
-            Some("f1") => Ok(Metric::F1),
-            Some(other) => Err(self.wrong("task.metric", format!("\"{other}\" is none of: accuracy, f1"))),
+        match self.text("task.metric")?.as_str() {
+            "accuracy" => Ok(Metric::Accuracy),
+            "f1" => Ok(Metric::F1),
+            other => Err(self.wrong("task.metric", format!("\"{other}\" is none of: accuracy, f1"))),
         }
     }
 
@@ -270,26 +272,34 @@ impl RunFile {
         }
     }
 
-    fn name<T: FromStr<Err = String>>(&self, key: &'static str, default: T) -> Result<T, SpecError> {
-        match self.string(key)? {
-            Some(name) => name.parse().map_err(|reason| self.wrong(key, reason)),
-            None => Ok(default),
-        }
+    /// A text that has a default.
+    fn text(&self, key: &'static str) -> Result<String, SpecError> {
+        let default = || default(key).and_then(|value| value.as_str().map(str::to_owned));
+        self.string(key)?.or_else(default).ok_or_else(|| self.missing(key))
     }
 
-    fn whole(&self, key: &'static str, default: u64) -> Result<u64, SpecError> {
-        let Some(typed) = self.keys.get(key) else { return Ok(default) };
-        let number = typed.value.as_integer().and_then(|number| u64::try_from(number).ok());
-        number
-            .ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {}", typed.value)))
+    fn name<T: FromStr<Err = String>>(&self, key: &'static str) -> Result<T, SpecError> {
+        self.text(key)?.parse().map_err(|reason| self.wrong(key, reason))
     }
 
-    fn positive(&self, key: &'static str, default: usize) -> Result<usize, SpecError> {
-        self.at_most(key, default, u32::MAX as usize)
+    /// As typed, or the default.
+    fn value(&self, key: &'static str) -> Result<Value, SpecError> {
+        let typed = self.keys.get(key).map(|typed| typed.value.clone());
+        typed.or_else(|| default(key)).ok_or_else(|| self.missing(key))
     }
 
-    fn at_most(&self, key: &'static str, default: usize, most: usize) -> Result<usize, SpecError> {
-        let number = self.whole(key, default as u64)?;
+    fn whole(&self, key: &'static str) -> Result<u64, SpecError> {
+        let value = self.value(key)?;
+        let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
+        number.ok_or_else(|| self.wrong(key, format!("a whole number from 0 is expected, not {value}")))
+    }
+
+    fn positive(&self, key: &'static str) -> Result<usize, SpecError> {
+        self.at_most(key, u32::MAX as usize)
+    }
+
+    fn at_most(&self, key: &'static str, most: usize) -> Result<usize, SpecError> {
+        let number = self.whole(key)?;
         if !(1..=most as u64).contains(&number) {
             let reason = format!("a whole number from 1 to {most} is expected, not {number}");
             return Err(self.wrong(key, reason));
@@ -298,25 +308,25 @@ impl RunFile {
     }
 
     fn threads(&self) -> Result<usize, SpecError> {
-        match self.whole("run.threads", 0)? {
+        match self.whole("run.threads")? {
             0 => Ok(0),
-            _ => self.at_most("run.threads", 0, MAX_THREADS),
+            _ => self.at_most("run.threads", MAX_THREADS),
         }
     }
 
     /// The evaluators divide by it as an `f32`, where a tiny number would be 0 and a huge one infinite.
     fn temperature(&self) -> Result<f32, SpecError> {
         let key = "model.temperature";
-        let number = self.above_zero(key, 0.05)? as f32;
+        let number = self.above_zero(key)? as f32;
         let reason = || format!("a number from {:e} to {:e} is expected", f32::MIN_POSITIVE, f32::MAX);
         if number.is_normal() { Ok(number) } else { Err(self.wrong(key, reason())) }
     }
 
-    fn above_zero(&self, key: &'static str, default: f64) -> Result<f64, SpecError> {
-        let Some(typed) = self.keys.get(key) else { return Ok(default) };
-        let number = typed.value.as_float().or_else(|| typed.value.as_integer().map(|n| n as f64));
+    fn above_zero(&self, key: &'static str) -> Result<f64, SpecError> {
+        let value = self.value(key)?;
+        let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
         let number = number.filter(|number| number.is_finite() && *number > 0.0);
-        number.ok_or_else(|| self.wrong(key, format!("a number above 0 is expected, not {}", typed.value)))
+        number.ok_or_else(|| self.wrong(key, format!("a number above 0 is expected, not {value}")))
     }
 
     /// `path` as the run file means it, absolute.

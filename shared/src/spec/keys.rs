@@ -1,11 +1,14 @@
-//! Every key of a run file, once: what the reader accepts, what an error suggests and what `docs/run-file.md` says.
+//! Every key of a run file, once: what the reader accepts and takes where nothing is said, what an error suggests and
+//! what `docs/run-file.md` says.
+
+use toml::{Table, Value};
 
 /// One key of a run file.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// `section.name`.
     pub name: &'static str,
-    /// As it would be written; empty when the key must be given.
+    /// As it would be written, or in words where it depends on something else; empty when the key must be given.
     pub default: &'static str,
     /// Meaning, unit and allowed values.
     pub meaning: &'static str,
@@ -79,6 +82,12 @@ pub const KEYS: &[Key] = &[
         "\"best\"",
         "which point of a layer the others see: `best` (of the run), `mean` (of the distribution) or `generation-best`",
     ),
+    key(
+        "search.select",
+        "\"metric\"",
+        "what dev keeps a prompt by: its `metric` (then its loss) or its `loss`, which is finer where dev is small",
+    ),
+    key("search.dev_every", "1", "generations between two scores on dev; the last one is always scored"),
     key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
     key("run.threads", "0", "threads of the embedded evaluator, at most 4096; 0 means all cores"),
     key(
@@ -97,6 +106,12 @@ pub(super) fn is_section(name: &str) -> bool {
 /// Whether `section.name` exists.
 pub(super) fn is_key(name: &str) -> bool {
     KEYS.iter().any(|key| key.name == name)
+}
+
+/// What a key that is not given has for a value; `None` where its default is no value.
+pub(super) fn default(name: &str) -> Option<Value> {
+    let key = KEYS.iter().find(|key| key.name == name)?;
+    toml::from_str::<Table>(&format!("v = {}", key.default)).ok()?.remove("v")
 }
 
 /// The known key nearest to `unknown`, by edit distance; a right name in a wrong section comes first.

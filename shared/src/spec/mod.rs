@@ -10,7 +10,7 @@ pub use file::RunFile;
 pub use keys::{KEYS, Key};
 pub use resolved::{
     Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut,
-    RunSettings, RunSpec, SearchSpec, TaskSpec,
+    RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.

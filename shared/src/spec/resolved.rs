@@ -97,6 +97,15 @@ named!(
     }
 );
 named!(
+    /// What the kept deep prompt is chosen by on dev.
+    Select {
+        /// The metric, then the loss.
+        Metric = "metric",
+        /// The loss.
+        Loss = "loss",
+    }
+);
+named!(
     /// Numeric type of the forward pass.
     Dtype {
         /// 32-bit floats.
@@ -198,6 +207,10 @@ pub struct SearchSpec {
     pub projection: ProjectionKind,
     /// What the other layers see.
     pub incumbent: Incumbent,
+    /// What dev keeps a prompt by.
+    pub select: Select,
+    /// Generations between two scores on dev.
+    pub dev_every: u64,
 }
 
 /// `[run]`.
@@ -215,7 +228,8 @@ pub struct RunSettings {
 
 impl RunSpec {
     /// Identifies what the result depends on: everything but `[run]`, the task's name, and where files lie.
-    /// `train_sha256` stands for the pool; the model is checked by its own hashes, the test set changes no prompt.
+    /// `train_sha256` stands for the pool; the model is checked by its own hashes, the test set changes no prompt,
+    /// and has a hash of its own beside the scores on it.
     pub fn hash(&self, train_sha256: &str) -> String {
         let mut defining = self.clone();
         defining.model.path = String::new();

@@ -43,6 +43,7 @@ fn defaults_are_those_of_the_documentation() {
         }
         assert_eq!(written[section][name].to_string(), value["v"].to_string(), "{}", key.name);
     }
+    assert_eq!(spec.run.max_batch_tokens, DEFAULT_MAX_BATCH_TOKENS, "evaluators have no run file");
     assert_eq!(spec.run.folder, Path::new("/runs/runs/sst2-42"));
     assert_eq!(spec.task.train, Path::new("/runs/train.jsonl"));
 }
@@ -154,6 +155,8 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.seed", Some("1"), true),
     ("search.projection", Some("uniform"), true),
     ("search.incumbent", Some("mean"), true),
+    ("search.select", Some("loss"), true),
+    ("search.dev_every", Some("6"), true),
     ("run.folder", Some("elsewhere"), false),
     ("run.threads", Some("3"), false),
     ("run.max_batch_tokens", Some("100"), false),

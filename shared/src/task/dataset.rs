@@ -4,17 +4,21 @@
 //! from 0. Others are ignored. A byte order mark, CRLF and a last line without its end are all right; empty
 //! lines are skipped.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+
+use crate::hash;
 
 mod problem;
 
 pub use problem::{DatasetError, RowProblem};
+
+/// Bytes of a text at most: beyond what any model reads, and short enough to be sent.
+const MAX_TEXT: usize = 1 << 20;
 
 /// One labelled example.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -27,6 +31,9 @@ pub struct Example {
     pub text_pair: Option<String>,
     /// The class, `0..classes`.
     pub label: u32,
+    /// The line it begins on in the file it was read from, from 1: what an error calls it by.
+    #[serde(default)]
+    pub line: u32,
 }
 
 /// Reads the examples of `path`, whose ending chooses the format: `.jsonl` (also `.ndjson`, `.json`), `.csv`,
@@ -70,18 +77,9 @@ fn parse(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Example>, Data
 /// # Errors
 /// The file cannot be read.
 pub fn data_sha256(path: &Path) -> Result<String, DatasetError> {
-    let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(unreadable(path, source)),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut all = Sha256::new();
+    hash::feed(&mut all, path).map_err(|source| unreadable(path, source))?;
+    Ok(hash::hex(all))
 }
 
 fn unreadable(path: &Path, source: io::Error) -> DatasetError {
@@ -95,7 +93,8 @@ fn read_json_lines(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<Exam
             continue;
         }
         let at = |problem| DatasetError::Row { path: path.to_owned(), line: index + 1, problem };
-        examples.push(json_row(row, classes).map_err(at)?);
+        let example = json_row(row, classes).map_err(at)?;
+        examples.push(Example { line: count(index + 1), ..example });
     }
     Ok(examples)
 }
@@ -197,9 +196,17 @@ fn read_table(
         let at = |problem| DatasetError::Row { path: path.to_owned(), line, problem };
         match &columns {
             None => columns = Some(Columns::find(path, &record)?),
-            Some(columns) => examples.push(table_row(&record, columns, separator, classes).map_err(at)?),
+            Some(columns) => {
+                let example = table_row(&record, columns, separator, classes).map_err(at)?;
+                examples.push(Example { line: count(line), ..example });
+            }
         }
     }
+}
+
+/// A line's number as an example carries it; no file that fits the memory has more.
+fn count(line: usize) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
 }
 
 /// The first byte at or after `from` that is no line end.
@@ -242,8 +249,12 @@ fn example(text: &str, text_pair: Option<&str>, label: u32) -> Result<Example, R
     if text.trim().is_empty() {
         return Err(RowProblem::EmptyText);
     }
+    let bytes = text.len().max(text_pair.map_or(0, str::len));
+    if bytes > MAX_TEXT {
+        return Err(RowProblem::Huge { bytes, most: MAX_TEXT });
+    }
     let text_pair = text_pair.filter(|pair| !pair.trim().is_empty()).map(str::to_owned);
-    Ok(Example { text: text.to_owned(), text_pair, label })
+    Ok(Example { text: text.to_owned(), text_pair, label, line: 0 }) // the line is its reader's to say
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     fn labelled(labels: impl IntoIterator<Item = u32>) -> Vec<Example> {
-        let example = |label| Example { text: "a".to_owned(), text_pair: None, label };
+        let example = |label| Example { text: "a".to_owned(), text_pair: None, label, line: 0 };
         labels.into_iter().map(example).collect()
     }
 

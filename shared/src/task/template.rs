@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn example(text: &str, pair: Option<&str>) -> Example {
-        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 0 }
+        Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 0, line: 0 }
     }
 
     fn render(

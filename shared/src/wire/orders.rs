@@ -116,13 +116,13 @@ impl TryFrom<v1::Prepare> for Prepare {
 
 impl From<Example> for v1::Example {
     fn from(example: Example) -> Self {
-        Self { text: example.text, text_pair: example.text_pair, label: example.label }
+        Self { text: example.text, text_pair: example.text_pair, label: example.label, line: example.line }
     }
 }
 
 impl From<v1::Example> for Example {
     fn from(example: v1::Example) -> Self {
-        Self { text: example.text, text_pair: example.text_pair, label: example.label }
+        Self { text: example.text, text_pair: example.text_pair, label: example.label, line: example.line }
     }
 }
 

@@ -118,13 +118,14 @@ impl TryFrom<v1::Refused> for Refused {
 impl From<Refusal> for v1::Refusal {
     fn from(refusal: Refusal) -> Self {
         use v1::refusal::Kind;
-        let (kind, message) = match refusal {
-            Refusal::Input(text) => (Kind::Input, text),
-            Refusal::Model(text) => (Kind::Model, text),
-            Refusal::Protocol(text) => (Kind::Protocol, text),
-            Refusal::Failed(text) => (Kind::Failed, text),
+        let (kind, message, line) = match refusal {
+            Refusal::Input(text) => (Kind::Input, text, None),
+            Refusal::Example { line, problem } => (Kind::Input, problem, Some(line)),
+            Refusal::Model(text) => (Kind::Model, text, None),
+            Refusal::Protocol(text) => (Kind::Protocol, text, None),
+            Refusal::Failed(text) => (Kind::Failed, text, None),
         };
-        Self { kind: kind.into(), message }
+        Self { kind: kind.into(), message, line }
     }
 }
 
@@ -135,7 +136,10 @@ impl TryFrom<v1::Refusal> for Refusal {
         use v1::refusal::Kind;
         let text = refusal.message;
         Ok(match Kind::try_from(refusal.kind) {
-            Ok(Kind::Input) => Self::Input(text),
+            Ok(Kind::Input) => match refusal.line {
+                Some(line) => Self::Example { line, problem: text },
+                None => Self::Input(text),
+            },
             Ok(Kind::Model) => Self::Model(text),
             Ok(Kind::Protocol) => Self::Protocol(text),
             Ok(Kind::Failed) => Self::Failed(text),

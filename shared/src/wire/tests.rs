@@ -13,7 +13,7 @@ use crate::spec::{Init, Injection, ProjectionKind, ReadOut};
 use crate::task::{Example, Loss};
 
 fn example(text: &str, pair: Option<&str>) -> Example {
-    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 1 }
+    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: 1, line: 7 }
 }
 
 fn prepare() -> Prepare {
@@ -101,6 +101,7 @@ fn reports() -> Vec<Report> {
             }],
         }),
         refused(None, Refusal::Input("word".to_owned())),
+        refused(None, Refusal::Example { line: 17, problem: "long".to_owned() }),
         refused(Some(LeaseId(0)), Refusal::Model("other".to_owned())),
         refused(None, Refusal::Protocol("2".to_owned())),
         refused(Some(LeaseId(3)), Refusal::Failed("engine".to_owned())),
@@ -181,7 +182,7 @@ fn unknown_names_say_which_are_known() {
     assert_eq!(error, "prepare.read_out: \"magic\" is none of: masked-lm, next-token, seq2seq, similarity");
     let error = score_of(v1::Score { prompted: 0, examples: None }).unwrap_err().to_string();
     assert_eq!(error, "score.prompted: 0 is none of: 1 (manual), 2 (context)");
-    let refusal = v1::Refusal { kind: 17, message: String::new() };
+    let refusal = v1::Refusal { kind: 17, ..Default::default() };
     assert!(Refusal::try_from(refusal).unwrap_err().to_string().contains("4 (failed)"));
 }
 

@@ -49,6 +49,8 @@ impl Table {
         let (job, part) = (held.job, held.part);
         let taken = self.jobs.get_mut(&job).map_or(Ok(()), |job| job.take(part, id, took, answer.outcomes));
         if let Err(problem) = taken {
+            self.give_back(id, answer.lease);
+            self.failed(job, part, id, &problem);
             return self.drop_failed(id, &problem);
         }
         self.give_back(id, answer.lease);
@@ -64,13 +66,12 @@ impl Table {
             return self.drop_failed(id, "it refused a lease that it does not hold");
         }
         match (refused.refusal, held) {
-            (refusal @ Refusal::Input(_), _) => self.fail_run(refused.run, &refusal),
+            (refusal @ (Refusal::Input(_) | Refusal::Example { .. }), _) => {
+                self.fail_run(refused.run, &refusal)
+            }
             (Refusal::Failed(why), Some(held)) => self.failed(held.job, held.part, id, &why),
             (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
-            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => {
-                let text = refusal.to_string();
-                self.remove(id, Some(refusal), Some(&text));
-            }
+            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => self.remove(id, Some(refusal)),
         }
     }
 

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use shared::ids::Layer;
 use shared::messages::{Answer, ExampleSet, Lease, Prompted, Refused, Work};
-use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
-use shared::task::{Example, Loss};
 
+use super::super::fixtures::{RUN, examples, hello, model, prepare, ready};
 use super::super::job::Task;
 use super::*;
 
-const RUN: RunId = RunId(1);
-const EXAMPLES: usize = 4;
 const DIM: usize = 2;
 
 fn seconds(seconds: u64) -> Duration {
@@ -20,62 +17,6 @@ fn seconds(seconds: u64) -> Duration {
 
 fn settings() -> Settings {
     Settings { lease_timeout: seconds(60), ..Settings::default() }
-}
-
-fn model(weights: &str) -> ModelIdentity {
-    let text = weights.to_owned();
-    ModelIdentity {
-        name: "tiny".to_owned(),
-        weights_sha256: text,
-        layers: 2,
-        hidden: 3,
-        ..Default::default()
-    }
-}
-
-fn hello(weights: &str) -> Hello {
-    Hello {
-        protocol: proto::PROTOCOL_VERSION,
-        name: "worker".to_owned(),
-        version: "1".to_owned(),
-        model: model(weights),
-        device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
-        max_batch_tokens: 1,
-    }
-}
-
-fn prepare() -> Prepare {
-    let example = |i: usize| Example { text: format!("text {i}"), text_pair: None, label: 0 };
-    Prepare {
-        run: RUN,
-        read_out: ReadOut::MaskedLm,
-        temperature: 1.0,
-        template: "{text} {mask}".to_owned(),
-        words: vec!["a".to_owned(), "b".to_owned()],
-        injection: Injection::Add,
-        tokens: 1,
-        init: Init::None,
-        loss: Loss::Ce,
-        projection: ProjectionKind::Normal,
-        dim: DIM as u32,
-        seed: 1,
-        train: (0..EXAMPLES).map(example).collect(),
-        dev: (0..3).map(example).collect(),
-    }
-}
-
-fn found() -> Ready {
-    Ready {
-        run: RUN,
-        layer_stds: vec![0.5, 0.25],
-        initial: Vec::new(),
-        initial_ids: Vec::new(),
-        label_ids: vec![1, 2],
-        train_tokens: 9,
-        flops: vec![1.0, 1.0],
-        memory_bytes: 1,
-    }
 }
 
 fn first_start() -> Start {
@@ -157,7 +98,7 @@ impl World {
 
     fn join(&mut self, weights: &str) -> Result<EvaluatorId, Refusal> {
         let id = self.table.join(self.now, hello(weights), false)?;
-        self.report(id, Report::Ready(Box::new(found())));
+        self.report(id, Report::Ready(Box::new(ready(RUN))));
         Ok(id)
     }
 
@@ -245,7 +186,7 @@ fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
         id: LeaseId(0),
         run: RUN,
         version: ContextVersion(version),
-        work: Work::Evaluate { layer, candidates, examples: 0..EXAMPLES as u32 },
+        work: Work::Evaluate { layer, candidates, examples: 0..prepare().train.len() as u32 },
     })
 }
 
@@ -256,7 +197,7 @@ fn failed(text: &str) -> Refusal {
 #[test]
 fn a_generation_comes_back_whole_and_in_order() {
     let (mut world, ids) = World::with(3);
-    assert_eq!(world.begun, [Ok(Begun { ready: found(), model: model("m") })]);
+    assert_eq!(world.begun, [Ok(Begun { ready: ready(RUN), model: model("m") })]);
     let job = world.offer(0, generation(6));
     let held: Vec<EvaluatorId> = world.leases.iter().map(|(id, _)| *id).collect();
     assert_eq!(held, ids);
@@ -392,7 +333,7 @@ fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
     let mut world = World::new(settings());
     let id = world.table.join(world.now, hello("m"), true).unwrap();
     world.table.begin(world.now, prepare(), None);
-    world.report(id, Report::Ready(Box::new(found())));
+    world.report(id, Report::Ready(Box::new(ready(RUN))));
     world.table.start(world.now, first_start()).unwrap();
     world.offer(0, generation(2));
     world.pass(seconds(30), &[]); // silence of a worker in this process says nothing
@@ -448,7 +389,7 @@ fn work_for_the_next_context_waits_for_it() {
 fn evaluators_that_find_other_statistics_are_refused() {
     let (mut world, _) = World::with(1);
     let odd = world.table.join(world.now, hello("m"), false).unwrap();
-    let other = Ready { layer_stds: vec![0.5, 0.250_000_1], ..found() };
+    let other = Ready { layer_stds: vec![0.5, 0.250_000_1], ..ready(RUN) };
     world.report(odd, Report::Ready(Box::new(other.clone())));
     assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == odd));
     let gpu = Hello { device: "cuda:0".to_owned(), ..hello("m") };
@@ -516,7 +457,7 @@ fn an_ended_run_is_forgotten() {
 #[test]
 fn scores_are_cut_over_evaluators_and_put_together() {
     let (mut world, _) = World::with(2);
-    let examples = ExampleSet::Inline((0..200).map(|_| prepare().train[0].clone()).collect());
+    let examples = ExampleSet::Inline(examples(200));
     world.offer(0, Task::Score { prompt: Prompted::Manual, examples });
     world.answer_all();
     let collected = world.ended[0].1.as_ref().unwrap();

@@ -108,6 +108,14 @@ pub enum RowProblem {
     /// The text is there and holds nothing.
     #[error("\"text\" is empty; take the row out or give it a text")]
     EmptyText,
+    /// A text that no model reads, and no message carries.
+    #[error("a text of {bytes} bytes; at most {most} are read: shorten or split it")]
+    Huge {
+        /// Bytes it has.
+        bytes: usize,
+        /// Bytes it may have.
+        most: usize,
+    },
     /// A text that is another kind of JSON value.
     #[error("{field:?} is {found}; it must be a string")]
     NotText {

@@ -10,8 +10,8 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Example>, DatasetError> {
     read(&path, 2)
 }
 
-fn one(text: &str, pair: Option<&str>, label: u32) -> Example {
-    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label }
+fn one(line: u32, text: &str, pair: Option<&str>, label: u32) -> Example {
+    Example { text: text.to_owned(), text_pair: pair.map(str::to_owned), label, line }
 }
 
 /// The line and the problem of the row that is wrong.
@@ -26,7 +26,7 @@ fn problem(name: &str, bytes: &[u8]) -> (usize, RowProblem) {
 fn reads_json_lines() {
     let file = "{\"text\": \"a \", \"label\": 0, \"idx\": 7}\r\n\n\
                 {\"text\":\"b\",\"text_pair\":\"c\",\"label\":1}";
-    let expected = [one("a ", None, 0), one("b", Some("c"), 1)];
+    let expected = [one(1, "a ", None, 0), one(3, "b", Some("c"), 1)];
     assert_eq!(read_bytes("t.jsonl", file.as_bytes()).unwrap(), expected);
     let marked = [b"\xef\xbb\xbf", file.as_bytes()].concat();
     assert_eq!(read_bytes("t.JSONL", &marked).unwrap(), expected);
@@ -37,10 +37,10 @@ fn reads_csv_and_tsv_in_any_column_order() {
     let csv = "\u{feff}label,text,more,text_pair\r\n1,\"a, \"\"b\"\"\nc\",x,\r\n\r\n0,d,,e";
     assert_eq!(
         read_bytes("t.csv", csv.as_bytes()).unwrap(),
-        [one("a, \"b\"\nc", None, 1), one("d", Some("e"), 0)]
+        [one(2, "a, \"b\"\nc", None, 1), one(5, "d", Some("e"), 0)]
     );
     let tsv = "text\tlabel\na, \"b\"\t1\n";
-    assert_eq!(read_bytes("t.tsv", tsv.as_bytes()).unwrap(), [one("a, \"b\"", None, 1)]);
+    assert_eq!(read_bytes("t.tsv", tsv.as_bytes()).unwrap(), [one(2, "a, \"b\"", None, 1)]);
 }
 
 #[test]
@@ -71,6 +71,16 @@ fn wrong_json_rows_are_named_by_line() {
         matches!(&cut, RowProblem::Json { column: 20, message } if !message.contains(" at line ")),
         "{cut:?}"
     );
+}
+
+#[test]
+fn texts_that_no_message_could_carry_are_named_by_line() {
+    let huge = "a ".repeat(MAX_TEXT / 2 + 1);
+    let wanted = RowProblem::Huge { bytes: MAX_TEXT + 2, most: MAX_TEXT };
+    let json = format!("{{\"text\":\"a\",\"label\":0}}\n{{\"text\":\"{huge}\",\"label\":0}}");
+    assert_eq!(problem("t.jsonl", json.as_bytes()), (2, wanted.clone()));
+    let pair = format!("text\ttext_pair\tlabel\na\t{huge}\t1\n");
+    assert_eq!(problem("t.tsv", pair.as_bytes()), (2, wanted));
 }
 
 #[test]
@@ -127,7 +137,7 @@ fn messages_say_what_would_be_right() {
 #[test]
 fn an_example_comes_back_from_json_and_bincode() {
     let standard = bincode::config::standard();
-    for example in [one("a", None, 1), one("a", Some("b"), 0)] {
+    for example in [one(1, "a", None, 1), one(1, "a", Some("b"), 0)] {
         let json = serde_json::to_string(&example).unwrap();
         assert_eq!(serde_json::from_str::<Example>(&json).unwrap(), example);
         assert_eq!(read_bytes("t.jsonl", json.as_bytes()).unwrap(), std::slice::from_ref(&example));

@@ -92,9 +92,74 @@ fn statistics_of_the_wrong_shape_are_not_asked_for_for_ever() {
     let (mut world, _) = World::with(0);
     for _ in 0..5 {
         let odd = world.table.join(world.now, hello("m"), false).unwrap();
-        let ready = Ready { flops: vec![1.0], ..found() };
+        let ready = Ready { flops: vec![1.0], ..ready(RUN) };
         world.report(odd, Report::Ready(Box::new(ready)));
     }
     assert_eq!(world.begun, [Err(failed("ready with 1 flops, 2 expected"))]);
     assert!(world.table.links.is_empty());
+}
+
+/// An evaluator of its own takes the piece and is killed while it is at it.
+fn lose_one_at_the_piece(world: &mut World) {
+    let id = world.join("m").unwrap();
+    world.lease_of(id).expect("it waits for somebody");
+    world.table.lost(world.now, id);
+    world.settle();
+    world.pass(seconds(2), &[]);
+}
+
+/// Over a long run with many kills some piece is unlucky more than once: that must not end the run.
+#[test]
+fn losses_of_evaluators_and_failures_of_the_work_are_not_added_up() {
+    let (mut world, _) = World::with(0);
+    let first = world.join("m").unwrap();
+    world.offer(0, one_piece());
+    world.lease_of(first).unwrap();
+    world.table.lost(world.now, first);
+    world.settle();
+    for round in 0..4 {
+        (0..3).for_each(|_| lose_one_at_the_piece(&mut world));
+        let survivor = world.join("m").unwrap();
+        let lease = world.lease_of(survivor).unwrap();
+        if round < 3 {
+            world.refuse(survivor, Some(lease.id), failed("out of memory"));
+            world.lease_of(survivor).expect("nobody else is there");
+        } else {
+            world.answer(survivor, &lease);
+        }
+        world.report(survivor, Report::Leaving);
+    }
+    assert!(matches!(&world.ended[..], [(_, Ok(_))]), "{:?}", world.ended);
+}
+
+#[test]
+fn work_that_is_the_end_of_five_evaluators_in_a_row_ends_the_run() {
+    let (mut world, _) = World::with(0);
+    let idle = world.join("m").unwrap();
+    world.offer(0, one_piece());
+    world.report(idle, Report::Leaving); // on its own wish: counts nowhere
+    for _ in 0..4 {
+        lose_one_at_the_piece(&mut world);
+        assert!(world.ended.is_empty());
+    }
+    lose_one_at_the_piece(&mut world);
+    let [(_, Err(Refusal::Failed(text)))] = &world.ended[..] else { panic!("{:?}", world.ended) };
+    assert!(text.starts_with("5 evaluators in a row were lost at the same work"), "{text}");
+}
+
+/// A switch fails: one link after the other ends, and a piece is handed on down the row.
+#[test]
+fn many_losses_at_once_are_one_event() {
+    let (mut world, ids) = World::with(8);
+    world.offer(0, one_piece());
+    for id in ids {
+        world.table.lost(world.now, id);
+        world.settle();
+    }
+    assert_eq!(world.leases.len(), 8, "it was in everybody's hands");
+    world.leases.clear();
+    let late = world.join("m").unwrap();
+    let lease = world.lease_of(late).unwrap();
+    world.answer(late, &lease);
+    assert!(matches!(&world.ended[..], [(_, Ok(_))]), "{:?}", world.ended);
 }

@@ -1,0 +1,257 @@
+//! A model's files: which they are, and the fingerprint by which two machines know that they hold the same model.
+//!
+//! Here, because whoever has the files can take it: an evaluator of the model it has loaded, a coordinator of the
+//! folder its run file names. Nothing is loaded for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::hash;
+use crate::messages::ModelIdentity;
+
+/// The model's sizes and family.
+pub const CONFIG: &str = "config.json";
+/// The tokenizer, as the `tokenizers` library writes it.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// The weights in one file.
+pub const WEIGHTS: &str = "model.safetensors";
+/// The list of shards, where the weights are several files.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// A complete model on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The hub id, or the folder's last name.
+    pub name: String,
+    /// The commit, if it came from the hub.
+    pub revision: Option<String>,
+    /// Where `config.json` and `tokenizer.json` lie.
+    pub folder: PathBuf,
+    /// The weights: one file, or the shards in the order of their names.
+    pub weights: Vec<PathBuf>,
+}
+
+/// Why a folder is no model, or one that cannot be told from others.
+#[derive(Debug, Error)]
+pub enum FilesError {
+    /// A folder without one of the files every model has.
+    #[error(
+        "model folder {folder}: {file} is missing; \
+         a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
+    )]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
+        /// The file that is not there.
+        file: String,
+    },
+    /// The list of shards cannot be used.
+    #[error(
+        "{path}: {problem}; \
+         expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
+    )]
+    BadIndex {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The configuration does not say how large the model is.
+    #[error("{path}: {problem}; num_hidden_layers and hidden_size are needed")]
+    NoShape {
+        /// `config.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// The model of a folder, after a look that its files are there.
+///
+/// # Errors
+/// [`FilesError::Missing`], [`FilesError::BadIndex`] or [`FilesError::Unreadable`].
+pub fn in_folder(folder: &Path) -> Result<Located, FilesError> {
+    let missing = |file: &str| FilesError::Missing { folder: folder.to_owned(), file: file.to_owned() };
+    for file in [CONFIG, TOKENIZER] {
+        if !folder.join(file).is_file() {
+            return Err(missing(file));
+        }
+    }
+    let files = if folder.join(WEIGHTS).is_file() {
+        vec![WEIGHTS.to_owned()]
+    } else if folder.join(INDEX).is_file() {
+        shards(&folder.join(INDEX))?
+    } else {
+        return Err(missing(WEIGHTS));
+    };
+    if let Some(file) = files.iter().find(|file| !folder.join(file).is_file()) {
+        return Err(missing(file));
+    }
+    let last =
+        folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    Ok(Located {
+        name: last.unwrap_or_else(|| folder.to_string_lossy().into_owned()),
+        revision: None,
+        folder: folder.to_owned(),
+        weights: files.iter().map(|file| folder.join(file)).collect(),
+    })
+}
+
+/// The file names that an index lists, sorted.
+///
+/// # Errors
+/// [`FilesError::BadIndex`]: unreadable, no shard, or a name that leads out of the folder.
+pub fn shards(path: &Path) -> Result<Vec<String>, FilesError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bad = |problem: String| FilesError::BadIndex { path: path.to_owned(), problem };
+    let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let index: Index = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    let files: BTreeSet<String> = index.weight_map.into_values().collect();
+    for file in &files {
+        let parts: Vec<_> = Path::new(file).components().collect();
+        if !matches!(parts[..], [Component::Normal(_)]) {
+            return Err(bad(format!("\"{file}\" is not the name of a file beside it")));
+        }
+    }
+    if files.is_empty() {
+        return Err(bad("it lists no file".to_owned()));
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Reads all of the model's files once, and its shape out of the configuration. The hash of weights in shards is
+/// that of their bytes one after the other.
+///
+/// # Errors
+/// [`FilesError::Unreadable`] or [`FilesError::NoShape`].
+pub fn identify(model: &Located) -> Result<ModelIdentity, FilesError> {
+    let one = |file: &str| sha256(&[model.folder.join(file)]);
+    let (layers, hidden) = shape(&model.folder.join(CONFIG))?;
+    Ok(ModelIdentity {
+        name: model.name.clone(),
+        revision: model.revision.clone(),
+        weights_sha256: sha256(&model.weights)?,
+        config_sha256: one(CONFIG)?,
+        tokenizer_sha256: one(TOKENIZER)?,
+        layers,
+        hidden,
+    })
+}
+
+/// Layers and width, by the names that BERT and RoBERTa have for them.
+fn shape(path: &Path) -> Result<(u32, u32), FilesError> {
+    #[derive(Deserialize)]
+    struct Shape {
+        num_hidden_layers: u32,
+        hidden_size: u32,
+    }
+    let text =
+        std::fs::read(path).map_err(|source| FilesError::Unreadable { path: path.to_owned(), source })?;
+    let shape: Shape = serde_json::from_slice(&text)
+        .map_err(|error| FilesError::NoShape { path: path.to_owned(), problem: error.to_string() })?;
+    Ok((shape.num_hidden_layers, shape.hidden_size))
+}
+
+/// The sha256 of the files' bytes, one after the other.
+fn sha256(paths: &[PathBuf]) -> Result<String, FilesError> {
+    let mut all = Sha256::new();
+    for path in paths {
+        hash::feed(&mut all, path).map_err(|source| FilesError::Unreadable { path: path.clone(), source })?;
+    }
+    Ok(hash::hex(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::write(folder.path().join(file), "{}").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn names_the_missing_file_and_the_folder() {
+        for (there, missing) in [
+            (&[][..], CONFIG),
+            (&[CONFIG], TOKENIZER),
+            (&[CONFIG, TOKENIZER], WEIGHTS),
+            (&[CONFIG, WEIGHTS], TOKENIZER),
+        ] {
+            let folder = folder(there);
+            let error = in_folder(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{}: {missing} is missing", folder.path().display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn reads_shards_in_the_order_of_their_names() {
+        let folder = folder(&[CONFIG, TOKENIZER, "b.safetensors", "a.safetensors"]);
+        let index = |text: &str| std::fs::write(folder.path().join(INDEX), text).unwrap();
+        index(r#"{"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}"#);
+        let located = in_folder(folder.path()).unwrap();
+        assert_eq!(
+            located.weights,
+            [folder.path().join("a.safetensors"), folder.path().join("b.safetensors")]
+        );
+
+        index(r#"{"weight_map": {"x": "c.safetensors"}}"#);
+        let error = in_folder(folder.path()).unwrap_err();
+        assert!(matches!(&error, FilesError::Missing { file, .. } if file == "c.safetensors"), "{error}");
+        for wrong in [
+            "[]",
+            "{",
+            r#"{"weight_map": {}}"#,
+            r#"{"weight_map": {"x": "../a"}}"#,
+            r#"{"weight_map": {"x": "/a"}}"#,
+        ] {
+            index(wrong);
+            let error = in_folder(folder.path()).unwrap_err();
+            assert!(matches!(error, FilesError::BadIndex { .. }), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn hashes_are_those_of_sha256sum_and_shards_are_one_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        };
+        file(CONFIG, r#"{"num_hidden_layers": 3, "hidden_size": 40}"#);
+        file(TOKENIZER, "");
+        let weights = vec![file("1", "a"), file("2", "bc")];
+        let folder_path = folder.path().to_owned();
+        let model = Located { name: "m".to_owned(), revision: None, folder: folder_path, weights };
+        let identity = identify(&model).unwrap();
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!((identity.weights_sha256.as_str(), identity.tokenizer_sha256.as_str()), (abc, empty));
+        assert_eq!(identity.config_sha256, sha256(&[folder.path().join(CONFIG)]).unwrap());
+        assert_eq!((identity.layers, identity.hidden), (3, 40));
+        std::fs::remove_file(&model.weights[1]).unwrap();
+        assert!(identify(&model).unwrap_err().to_string().contains(model.weights[1].to_str().unwrap()));
+        file(CONFIG, "{}");
+        let error = identify(&model).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("num_hidden_layers"), "{error}");
+    }
+}
