@@ -1,7 +1,5 @@
 //! BERT and RoBERTa: post-norm, bidirectional, learned positions; they differ in first position and head.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
@@ -93,7 +91,7 @@ impl Page<'_> {
         let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
         token_type.truncate(hidden);
         Ok(Embeddings {
-            word: Arc::new(table("word_embeddings", config.vocab_size)?),
+            word: table("word_embeddings", config.vocab_size)?.into(),
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,
@@ -150,7 +148,6 @@ impl Page<'_> {
         }
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let decoder = format!("{bias}.decoder.weight");
-        let untied = weights.contains(&decoder).then(|| weights.get(&decoder, &[vocab, hidden]));
         let head = Loader { prefix: "", ..self.loader };
         Ok(Some(LmHead {
             predicts: Predicts::Mask,
@@ -159,7 +156,7 @@ impl Page<'_> {
                 activation: self.config.hidden_act,
                 norm: head.norm(norm, hidden)?,
             }),
-            decoder: untied.transpose()?,
+            decoder: head.decoder(&decoder, &[vocab, hidden], None)?,
             bias: Some(weights.get(&format!("{bias}.bias"), &[vocab])?),
             scale: 1.0,
             cap: None,

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::weight::Weight;
 use crate::kernel::{
-    Packed, add, add_layer_norm, gelu_erf, gelu_tanh, gemm, layer_norm, multiply, relu, rms_norm, rotate,
-    silu,
+    add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu,
 };
 
 /// A linear layer: `y = x W^T + b`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linear {
-    pub(crate) weight: Packed,
+    pub(crate) weight: Weight,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -27,7 +27,7 @@ impl Linear {
     pub(crate) fn forward_strided(&self, x: &[f32], stride: usize, rows: usize, out: &mut Vec<f32>) {
         let outputs = self.weight.outputs();
         out.resize(rows * outputs, 0.0);
-        gemm(x, stride, rows, &self.weight, self.bias.as_deref(), out, outputs);
+        self.weight.multiply(x, stride, rows, self.bias.as_deref(), out);
     }
 }
 

@@ -41,6 +41,8 @@ struct Rope {
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
     partial_rotary_factor: Option<f64>,
+    /// Each pair's frequency is divided by its own: what a GGUF file has for Llama 3's scaling.
+    divisors: Option<Vec<f32>>,
 }
 
 /// The tables of layers that see all before them, and of layers with a window.
@@ -88,6 +90,10 @@ impl Rope {
         });
         match self.rope_type.as_deref().unwrap_or("default") {
             "default" => Ok(plain.collect()),
+            "divisors" => {
+                let divisors = self.divisors.iter().flatten();
+                Ok(plain.zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect())
+            }
             "linear" => {
                 let factor = need("factor", self.factor)? as f32;
                 Ok(plain.map(|frequency| frequency / factor).collect())

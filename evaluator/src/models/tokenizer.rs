@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
+use super::gguf::{Gguf, GgufError};
 use super::locate::TOKENIZER;
 
 /// The first id of the official prompt words (spec 0-1: ids 1000..1049).
@@ -51,6 +52,9 @@ pub enum TokenizerError {
         /// What the reader says.
         problem: String,
     },
+    /// A GGUF file's tokenizer.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The tokenizer of another model.
     #[error(
         "{path} makes ids up to {largest} (\"{token}\"), but config.json has vocab_size {vocab_size}: \
@@ -180,7 +184,22 @@ impl TextEncoder {
             path: path.clone(),
             problem: problem.to_string(),
         };
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(corrupt)?;
+        Self::new(Tokenizer::from_bytes(bytes).map_err(corrupt)?, path)
+    }
+
+    /// The tokenizer that a GGUF file describes.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Gguf`] or [`TokenizerError::Corrupt`].
+    pub fn of_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
+        Self::new(gguf.tokenizer()?, gguf.path().to_owned())
+    }
+
+    fn new(mut tokenizer: Tokenizer, path: PathBuf) -> Result<Self, TokenizerError> {
+        let corrupt = |problem: tokenizers::Error| TokenizerError::Corrupt {
+            path: path.clone(),
+            problem: problem.to_string(),
+        };
         tokenizer.with_truncation(None).map_err(corrupt)?;
         tokenizer.with_padding(None);
         let mut special: Vec<(u32, String)> = tokenizer
