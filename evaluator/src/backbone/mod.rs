@@ -18,6 +18,7 @@ mod load;
 mod modernbert;
 mod pooling;
 mod rope;
+mod rotary;
 mod t5;
 mod weight;
 

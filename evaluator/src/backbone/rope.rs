@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::PageError;
-use super::choices::Rotary;
+use super::rotary::Rotary;
 
 /// Positions that angles are tabled for at most; it bounds a model's `max_tokens`, and memory.
 pub(super) const MOST_POSITIONS: usize = 32_768;
@@ -55,7 +55,7 @@ impl RopeKeys {
     /// Tables for heads of `width` numbers; `theta` is the family's base where the configuration names none.
     pub(super) fn tables(&self, width: usize, positions: usize, theta: f64) -> Result<Rotaries, PageError> {
         let table = |rope: &Rope| -> Result<Rotary, PageError> {
-            Ok(Rotary::new(&rope.frequencies(width, theta)?, positions.min(MOST_POSITIONS)))
+            Ok(Rotary::new(rope.frequencies(width, theta)?, positions.min(MOST_POSITIONS)))
         };
         match &self.rope_parameters {
             Some(Parameters::ByKind { full_attention, sliding_attention }) => {
