@@ -122,12 +122,10 @@ pub(super) fn gemm_at(
     mut target: Target<'_>,
 ) {
     let (outputs, k) = (weight.outputs, weight.k);
-    if !fits(&x, (outputs, k), bias, &target) {
-        return;
-    }
-    for panel in 0..outputs.div_ceil(PANEL) {
-        let weights = &weight.panels[panel * k * PANEL..][..k * PANEL];
-        run_panel(level, x, (weights, k), columns(panel, outputs), bias, &mut target);
+    if fits(&x, (outputs, k), bias, &target) {
+        for (panel, weights) in weight.panels.chunks_exact(PANEL * k).enumerate() {
+            run_panel(level, x, (weights, k), columns(panel, outputs), bias, &mut target);
+        }
     }
 }
 
@@ -262,7 +260,7 @@ mod avx512 {
 
     /// Runs a tile with as many vectors as its width needs.
     pub(super) fn run(tile: &Tile<'_>, out: &mut [f32]) {
-        // SAFETY: this level exists only where the processor has AVX-512F; `gemm_at` has checked the bounds.
+        // SAFETY: this level exists only where the processor has AVX-512F; `fits` has checked the bounds.
         unsafe {
             match tile.width.div_ceil(16) {
                 1 => rows::<1>(tile, out),
