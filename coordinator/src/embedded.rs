@@ -18,7 +18,7 @@ use crate::fleet::Handle;
 /// What an embedded evaluator needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
-    /// Folder or hub id.
+    /// Folder, GGUF file or hub id.
     pub model: &'a str,
     /// What a relative folder is relative to.
     pub base: &'a Path,

@@ -23,6 +23,8 @@ fn files_here(spec: &ModelSpec) -> Result<model::Located, String> {
     let folder = std::path::Path::new(&spec.path);
     if folder.is_dir() {
         model::in_folder(folder).map_err(|error| error.to_string())
+    } else if model::is_gguf(folder) && folder.is_file() {
+        model::in_gguf(folder).map_err(|error| error.to_string())
     } else {
         Err(format!("model \"{}\": no folder here", spec.path))
     }

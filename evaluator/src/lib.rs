@@ -2,7 +2,7 @@
 //!
 //! - [`models`]: the model's files, its tokenizer, its fingerprint
 //! - [`backbone`]: configuration, weights and one transformer block
-//! - [`kernel`]: arithmetic on rows, the only place with `unsafe`
+//! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
 //! - [`dial`]: the way to a coordinator

@@ -24,7 +24,7 @@ struct Cli {
     /// The coordinator's address, `http://HOST:PORT` or `https://HOST:PORT`.
     #[arg(long, env = "ZEROTH_COORDINATOR", value_name = "URL")]
     coordinator: String,
-    /// Folder or hub id of the model; it must be the run's.
+    /// Folder, GGUF file or hub id of the model; it must be the run's.
     #[arg(long, env = "ZEROTH_MODEL", value_name = "DIR|ID")]
     model: String,
     /// Revision, when the model comes from the hub.

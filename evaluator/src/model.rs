@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::backbone::{Backbone, ModelError};
 use crate::engine::Tokens;
+use crate::models::gguf::Gguf;
 use crate::models::locate::{self, LocateError, Located};
 use crate::models::tokenizer::{self, TextEncoder, TokenizerError};
 
@@ -62,8 +63,14 @@ impl Model {
     }
 
     fn from_located(located: &Located) -> Result<Self, LoadError> {
-        let backbone = Backbone::load(located)?;
-        let encoder = TextEncoder::load(&located.folder)?;
+        let (backbone, encoder) = match located.gguf() {
+            Some(file) => {
+                let gguf = Arc::new(Gguf::open(file).map_err(ModelError::from)?);
+                let encoder = TextEncoder::of_gguf(&gguf)?;
+                (Backbone::of_gguf(gguf)?, encoder)
+            }
+            None => (Backbone::load(located)?, TextEncoder::load(&located.folder)?),
+        };
         encoder.check_vocabulary(backbone.vocab())?;
         encoder.check_padding(backbone.padding())?;
         let identity = model::identify(located)?;

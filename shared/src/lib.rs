@@ -3,12 +3,13 @@
 //! - [`spec`]: the run file, as typed and as resolved
 //! - [`task`]: examples, template, k-shot split, losses
 //! - [`artefact`], [`frame`]: the tuned prompt and the checkpoint as files
-//! - [`model`]: a model's files and their fingerprint
+//! - [`model`], [`gguf`]: a model's files and their fingerprint
 //! - [`random`], [`projection`]: the random matrices that every node makes alike
 //! - [`messages`], [`ids`]: the contract between coordinator and evaluator; [`wire`]: its form on the wire
 
 pub mod artefact;
 pub mod frame;
+pub mod gguf;
 mod hash;
 pub mod ids;
 pub mod messages;

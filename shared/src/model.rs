@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::gguf::{Head, HeadError};
 use crate::hash;
 use crate::messages::ModelIdentity;
 
@@ -33,10 +34,22 @@ pub struct Located {
     pub name: String,
     /// The commit, if it came from the hub.
     pub revision: Option<String>,
-    /// Where `config.json` and `tokenizer.json` lie.
+    /// Where `config.json` and `tokenizer.json` lie, or the GGUF file that stands for both.
     pub folder: PathBuf,
     /// The weights: one file, or the shards in the order of their names.
     pub weights: Vec<PathBuf>,
+}
+
+impl Located {
+    /// The file that is the whole model, where it is a GGUF file.
+    pub fn gguf(&self) -> Option<&Path> {
+        self.weights.first().map(PathBuf::as_path).filter(|path| is_gguf(path))
+    }
+}
+
+/// Whether a path names a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Why a folder is no model, or one that cannot be told from others.
@@ -71,6 +84,14 @@ pub enum FilesError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A GGUF file that cannot be used.
+    #[error("{path}: {source}")]
+    BadGguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: HeadError,
     },
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -113,6 +134,21 @@ pub fn in_folder(folder: &Path) -> Result<Located, FilesError> {
     })
 }
 
+/// The model that one GGUF file is, after a look that it is there.
+///
+/// # Errors
+/// [`FilesError::Unreadable`].
+pub fn in_gguf(path: &Path) -> Result<Located, FilesError> {
+    std::fs::File::open(path).map_err(|source| FilesError::Unreadable { path: path.to_owned(), source })?;
+    let name = path.file_stem().unwrap_or(path.as_os_str());
+    Ok(Located {
+        name: name.to_string_lossy().into_owned(),
+        revision: None,
+        folder: path.to_owned(),
+        weights: vec![path.to_owned()],
+    })
+}
+
 /// The file names that an index lists, sorted.
 ///
 /// # Errors
@@ -139,11 +175,15 @@ pub fn shards(path: &Path) -> Result<Vec<String>, FilesError> {
 }
 
 /// Reads all of the model's files once, and its shape out of the configuration. The hash of weights in shards is
-/// that of their bytes one after the other; that of the configuration covers a pooling other than the mean too.
+/// that of their bytes one after the other, that of the configuration covers a pooling other than the mean too; a GGUF
+/// file is its own configuration and tokenizer.
 ///
 /// # Errors
-/// [`FilesError::Unreadable`] or [`FilesError::NoShape`].
+/// [`FilesError::Unreadable`], [`FilesError::NoShape`] or [`FilesError::BadGguf`].
 pub fn identify(model: &Located) -> Result<ModelIdentity, FilesError> {
+    if let Some(file) = model.gguf() {
+        return identify_gguf(model, file);
+    }
     let of = |files: &[&str]| sha256(&files.iter().map(|file| model.folder.join(file)).collect::<Vec<_>>());
     let (layers, hidden) = shape(&model.folder.join(CONFIG))?;
     let pools_the_mean = pools_the_mean(&model.folder.join(POOLING));
@@ -153,6 +193,22 @@ pub fn identify(model: &Located) -> Result<ModelIdentity, FilesError> {
         weights_sha256: sha256(&model.weights)?,
         config_sha256: of(if pools_the_mean { &[CONFIG] } else { &[CONFIG, POOLING] })?,
         tokenizer_sha256: of(&[TOKENIZER])?,
+        layers,
+        hidden,
+    })
+}
+
+fn identify_gguf(model: &Located, file: &Path) -> Result<ModelIdentity, FilesError> {
+    let bad = |source: HeadError| FilesError::BadGguf { path: file.to_owned(), source };
+    let no_shape = || HeadError::Damaged("it does not say how many layers it has, and how wide".to_owned());
+    let (layers, hidden) = Head::read(file).map_err(bad)?.shape().ok_or_else(|| bad(no_shape()))?;
+    let hash = sha256(&model.weights)?;
+    Ok(ModelIdentity {
+        name: model.name.clone(),
+        revision: None,
+        weights_sha256: hash.clone(),
+        config_sha256: hash.clone(),
+        tokenizer_sha256: hash,
         layers,
         hidden,
     })

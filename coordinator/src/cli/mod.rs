@@ -46,7 +46,7 @@ enum Command {
 /// Where the model is, when it is not where the run was made.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Folder or hub id of the model, instead of the one named in the run file or artefact.
+    /// Folder, GGUF file or hub id of the model, instead of the one named in the run file or artefact.
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
     /// Threads; 0 means all cores.

@@ -1,7 +1,5 @@
 //! BART: a post-norm encoder and decoder with learned positions that start at 2.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
@@ -9,7 +7,7 @@ use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::{
     Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts, Sizes,
-    above_zero, divides, parse,
+    Table, above_zero, divides, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -69,7 +67,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         scale: 1.0,
         cap: None,
     };
-    let word = Arc::new(loader.tensor("shared.weight", &[vocab, hidden])?);
+    let word = loader.tensor("shared.weight", &[vocab, hidden])?.into();
     let page = Page { loader, config };
     let config = &page.config;
     let start = config.decoder_start_token_id.or(config.eos_token_id).unwrap_or(2);
@@ -99,12 +97,12 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn embeddings(&self, stack: &str, word: &Arc<Vec<f32>>) -> Result<Embeddings, WeightError> {
+    fn embeddings(&self, stack: &str, word: &Table) -> Result<Embeddings, WeightError> {
         let (loader, hidden) = (&self.loader, self.config.d_model);
         let rows = self.config.max_position_embeddings + FIRST;
         let table = loader.tensor(&format!("{stack}.embed_positions.weight"), &[rows, hidden])?;
         Ok(Embeddings {
-            word: Arc::clone(word),
+            word: word.clone(),
             scale: if self.config.scale_embedding { (hidden as f32).sqrt() } else { 1.0 },
             position: Some(Positions { table, first: FIRST }),
             token_type: None,

@@ -1,7 +1,5 @@
 //! BERT and RoBERTa: post-norm, bidirectional, learned positions; they differ in first position and head.
 
-use std::sync::Arc;
-
 use candle_transformers::models::bert::{Config, HiddenAct};
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
@@ -81,7 +79,7 @@ impl Page<'_> {
         let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
         token_type.truncate(hidden);
         Ok(Embeddings {
-            word: Arc::new(table("word_embeddings", config.vocab_size)?),
+            word: table("word_embeddings", config.vocab_size)?.into(),
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,
@@ -138,7 +136,6 @@ impl Page<'_> {
         }
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let decoder = format!("{bias}.decoder.weight");
-        let untied = weights.contains(&decoder).then(|| weights.get(&decoder, &[vocab, hidden]));
         let head = Loader { prefix: "", ..self.loader };
         Ok(Some(LmHead {
             predicts: Predicts::Mask,
@@ -147,7 +144,7 @@ impl Page<'_> {
                 activation: activation(self.config.hidden_act),
                 norm: head.norm(norm, hidden)?,
             }),
-            decoder: untied.transpose()?,
+            decoder: head.decoder(&decoder, &[vocab, hidden], None)?,
             bias: Some(weights.get(&format!("{bias}.bias"), &[vocab])?),
             scale: 1.0,
             cap: None,

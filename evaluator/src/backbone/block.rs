@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use super::attention::{Attention, AttentionScratch, Queries, Stand};
-use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative, Rotary};
+use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative};
 use super::cross::{Cross, CrossScratch, Encoded};
 use super::disentangled::Disentangled;
+use super::rotary::Rotary;
 
 /// Weights of one block.
 #[derive(Clone, Debug)]

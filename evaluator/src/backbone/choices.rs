@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::kernel::{
-    Packed, add, add_layer_norm, gelu_erf, gelu_tanh, gemm, layer_norm, multiply, relu, rms_norm, rotate,
-    silu,
-};
+use super::weight::Weight;
+use crate::kernel::{add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, silu};
 
 /// A linear layer: `y = x W^T + b`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linear {
-    pub(crate) weight: Packed,
+    pub(crate) weight: Weight,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -27,7 +25,7 @@ impl Linear {
     pub(crate) fn forward_strided(&self, x: &[f32], stride: usize, rows: usize, out: &mut Vec<f32>) {
         let outputs = self.weight.outputs();
         out.resize(rows * outputs, 0.0);
-        gemm(x, stride, rows, &self.weight, self.bias.as_deref(), out, outputs);
+        self.weight.multiply(x, stride, rows, self.bias.as_deref(), out);
     }
 }
 
@@ -263,31 +261,5 @@ impl Place {
     /// Position of a prompt row.
     pub(crate) fn prompt(self, row: usize) -> usize {
         self.lead + row
-    }
-}
-
-/// Rotary positions: the angles of every position, shared by the layers that turn alike.
-#[derive(Clone, Debug)]
-pub(crate) struct Rotary {
-    /// Pairs that are turned in each head.
-    pairs: usize,
-    /// `[positions, pairs]`
-    cos: Arc<Vec<f32>>,
-    sin: Arc<Vec<f32>>,
-}
-
-impl Rotary {
-    /// Tables for `positions` positions from each pair's angle a position. Angles are rounded to f32 before sine and
-    /// cosine, as PyTorch does; a far position's angle would differ otherwise.
-    pub(crate) fn new(frequencies: &[f32], positions: usize) -> Self {
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
-        let (cos, sin) = angles.map(|angle| (libm::cos(angle) as f32, libm::sin(angle) as f32)).unzip();
-        Self { pairs: frequencies.len(), cos: Arc::new(cos), sin: Arc::new(sin) }
-    }
-
-    /// Turns the heads (`width` numbers each) of a row at `position`.
-    pub(super) fn turn(&self, row: &mut [f32], width: usize, position: usize) {
-        let at = position * self.pairs..(position + 1) * self.pairs;
-        rotate(row, width, &self.cos[at.clone()], &self.sin[at]);
     }
 }

@@ -184,7 +184,7 @@ impl Page<'_> {
             false => None,
         };
         Ok(Embeddings {
-            word: Arc::new(table("word_embeddings", config.vocab_size)?),
+            word: table("word_embeddings", config.vocab_size)?.into(),
             scale: 1.0,
             position,
             token_type,

@@ -1,7 +1,5 @@
 //! GPT-2: pre-norm, causal, learned positions; its linear layers are stored `[inputs, outputs]`.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, Linear, NormKind, Sight};
@@ -59,7 +57,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let loader = Loader::new(weights, &["transformer.", ""], "wte.weight", form);
     let (hidden, vocab) = (config.n_embd, config.vocab_size);
     let embeddings = Embeddings {
-        word: Arc::new(loader.tensor("wte.weight", &[vocab, hidden])?),
+        word: loader.tensor("wte.weight", &[vocab, hidden])?.into(),
         scale: 1.0,
         position: Some(Positions {
             table: loader.tensor("wpe.weight", &[config.n_positions, hidden])?,

@@ -12,6 +12,7 @@ use super::rope::{MOST_POSITIONS, RopeKeys, Rotaries};
 use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, above_zero, divides, parse,
 };
+use crate::models::gguf::Gguf;
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
@@ -86,18 +87,28 @@ impl Traits {
 
 /// Loads weights in the layout of Hugging Face's `LlamaForCausalLM` and its kin.
 pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
-    let config: Config = parse(text)?;
+    let config = parse(text)?;
+    let weights = Weights::open(&located.folder, &located.weights)?;
     let traits = Traits::of(family);
+    let offset = if traits.gemma { 1.0 } else { 0.0 };
+    of_weights(config, traits, &weights, offset)
+}
+
+/// Loads a GGUF file, whose norms' weights are stored as they are.
+pub(super) fn load_gguf(gguf: Arc<Gguf>) -> Result<Backbone, PageError> {
+    let (family, text) = gguf.config().map_err(WeightError::from)?;
+    of_weights(parse(&text)?, Traits::of(family), &Weights::of_gguf(gguf), 0.0)
+}
+
+fn of_weights(config: Config, traits: Traits, weights: &Weights, offset: f32) -> Result<Backbone, PageError> {
     let width = config.check()?;
     let tokens = config.max_position_embeddings.min(MOST_POSITIONS);
     let rotaries = config.rope.tables(width, tokens, 10_000.0)?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
-    let offset = if traits.gemma { 1.0 } else { 0.0 };
     let form = NormForm { kind: NormKind::Rms, eps: config.rms_norm_eps as f32, offset };
     let loader = Loader::new(weights, &["model.", ""], "embed_tokens.weight", form);
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let embeddings = Embeddings {
-        word: Arc::new(loader.tensor("embed_tokens.weight", &[vocab, hidden])?),
+        word: loader.table("embed_tokens.weight", &[vocab, hidden])?,
         scale: if traits.gemma { (hidden as f32).sqrt() } else { 1.0 },
         position: None,
         token_type: None,

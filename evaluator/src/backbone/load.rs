@@ -1,6 +1,7 @@
 //! Parts of a block from tensors by name.
 
 use super::choices::{Linear, Norm, NormKind, Norms};
+use super::weight::{Table, Weight};
 use crate::kernel::Packed;
 use crate::models::weights::{WeightError, Weights};
 
@@ -63,7 +64,15 @@ impl<'a> Loader<'a> {
         bias: Bias,
     ) -> Result<Linear, WeightError> {
         let weight = |name: &&str| self.tensor(&format!("{name}.weight"), &[outputs, inputs]);
-        let weights = names.iter().map(weight).collect::<Result<Vec<_>, _>>()?.concat();
+        let full = |name: &&str| format!("{}{name}.weight", self.prefix);
+        let stored = self.weights.stored(&names.iter().map(full).collect::<Vec<_>>(), [outputs, inputs])?;
+        let weight = match stored {
+            Some(stored) => Weight::Stored(stored),
+            None => {
+                let rows = names.iter().map(weight).collect::<Result<Vec<_>, _>>()?.concat();
+                Packed::from_rows(&rows, names.len() * outputs, inputs).into()
+            }
+        };
         let biases = match bias {
             Bias::Yes => {
                 let bias = |name: &&str| self.tensor(&format!("{name}.bias"), &[outputs]);
@@ -71,7 +80,7 @@ impl<'a> Loader<'a> {
             }
             Bias::No => None,
         };
-        Ok(Linear { weight: Packed::from_rows(&weights, names.len() * outputs, inputs), bias: biases })
+        Ok(Linear { weight, bias: biases })
     }
 
     /// A norm of the backbone over `width` numbers.
@@ -95,11 +104,24 @@ impl<'a> Loader<'a> {
     pub(super) fn decoder(
         &self,
         name: &str,
-        shape: &[usize],
+        shape: &[usize; 2],
         tied: Option<bool>,
-    ) -> Result<Option<Vec<f32>>, WeightError> {
+    ) -> Result<Option<Table>, WeightError> {
         let own = tied == Some(false) || (tied.is_none() && self.weights.contains(name));
-        own.then(|| self.weights.get(name, shape)).transpose()
+        own.then(|| self.whole_table(name, shape)).transpose()
+    }
+
+    /// A table of the backbone of which rows are looked up.
+    pub(super) fn table(&self, name: &str, shape: &[usize; 2]) -> Result<Table, WeightError> {
+        self.whole_table(&format!("{}{name}", self.prefix), shape)
+    }
+
+    /// As [`Self::table`], by its full name.
+    fn whole_table(&self, name: &str, shape: &[usize; 2]) -> Result<Table, WeightError> {
+        Ok(match self.weights.stored(&[name.to_owned()], *shape)? {
+            Some(stored) => Table::Stored(stored),
+            None => self.weights.get(name, shape)?.into(),
+        })
     }
 
     /// The norm after the sum of a branch alone.
@@ -121,7 +143,7 @@ pub(super) fn part(
 ) -> Linear {
     let rows = &weight[range.start * inputs..range.end * inputs];
     Linear {
-        weight: Packed::from_rows(rows, range.len(), inputs),
+        weight: Packed::from_rows(rows, range.len(), inputs).into(),
         bias: bias.map(|bias| bias[range].to_vec()),
     }
 }

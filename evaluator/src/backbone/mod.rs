@@ -18,7 +18,9 @@ mod load;
 mod modernbert;
 mod pooling;
 mod rope;
+mod rotary;
 mod t5;
+mod weight;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::models::gguf::{Gguf, GgufError};
 use crate::models::locate::Located;
 use crate::models::weights::WeightError;
 
@@ -35,6 +38,7 @@ pub(crate) use choices::{Activation, Linear, Norm, Place};
 pub(crate) use cross::Encoded;
 pub(crate) use decoder::{Decoder, Given};
 pub use pooling::Pooling;
+pub(crate) use weight::Table;
 
 /// Why a model's files cannot be used.
 #[derive(Debug, Error)]
@@ -55,6 +59,9 @@ pub enum ModelError {
         /// What it names.
         found: String,
     },
+    /// A GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightError),
@@ -112,8 +119,8 @@ pub(crate) struct Positions {
 /// Embedding tables and their norm: `norm(position + scale * word + token_type)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Embeddings {
-    /// `[vocab, hidden]`; a decoder shares its encoder's.
-    pub(crate) word: Arc<Vec<f32>>,
+    /// `[vocab, hidden]`
+    pub(crate) word: Table,
     pub(crate) scale: f32,
     pub(crate) position: Option<Positions>,
     /// Row 0 of the token types, `[hidden]`: a single sequence has no other.
@@ -140,8 +147,8 @@ impl Embeddings {
             }
             let row = &mut out[start..];
             if let Some(id) = id {
-                let word = &self.word[id as usize * hidden..(id as usize + 1) * hidden];
-                row.iter_mut().zip(word).for_each(|(x, w)| *x += w * self.scale);
+                let add = |word: &[f32]| row.iter_mut().zip(word).for_each(|(x, w)| *x += w * self.scale);
+                self.word.row(id as usize, hidden, add);
             }
             match (&self.norm, &self.token_type) {
                 (Some(norm), Some(token_type)) => norm.apply_sum(row, token_type),
@@ -178,7 +185,7 @@ pub(crate) struct LmHead {
     pub(crate) predicts: Predicts,
     pub(crate) transform: Option<Transform>,
     /// Decoder, `[vocab, hidden]`; `None` when it is tied to the word embeddings.
-    pub(crate) decoder: Option<Vec<f32>>,
+    pub(crate) decoder: Option<Table>,
     /// `[vocab]`
     pub(crate) bias: Option<Vec<f32>>,
     /// Factor of the hidden state before the decoder.
@@ -224,6 +231,9 @@ impl Backbone {
     /// # Errors
     /// See [`ModelError`].
     pub fn load(located: &Located) -> Result<Self, ModelError> {
+        if let Some(file) = located.gguf() {
+            return Self::of_gguf(Arc::new(Gguf::open(file)?));
+        }
         let path = located.folder.join("config.json");
         let config = |reason: String| ModelError::Config { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|e| config(e.to_string()))?;
@@ -237,6 +247,18 @@ impl Backbone {
             PageError::Weights(error) => ModelError::Weights(error),
         })?;
         Ok(Self { pooling: Pooling::of_folder(&located.folder)?, ..backbone })
+    }
+
+    /// The model of a GGUF file; its weights stay there.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub fn of_gguf(gguf: Arc<Gguf>) -> Result<Self, ModelError> {
+        let path = gguf.path().to_owned();
+        llama::load_gguf(gguf).map_err(|error| match error {
+            PageError::Config(reason) => ModelError::Config { path, reason },
+            PageError::Weights(error) => ModelError::Weights(error),
+        })
     }
 
     /// Layers that take a prompt.

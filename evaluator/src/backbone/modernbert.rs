@@ -1,7 +1,5 @@
 //! ModernBERT: pre-norm, bidirectional, rotary positions, windows in most layers, gated feed-forward.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Norms, Sight};
@@ -89,7 +87,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let form = NormForm { kind, eps: config.norm_eps as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["model.", ""], "embeddings.tok_embeddings.weight", form);
     let embeddings = Embeddings {
-        word: Arc::new(loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?),
+        word: loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?.into(),
         scale: 1.0,
         position: None,
         token_type: None,

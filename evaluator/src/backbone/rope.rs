@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::PageError;
-use super::choices::Rotary;
+use super::rotary::Rotary;
 
 /// Positions that angles are tabled for at most; it bounds a model's `max_tokens`, and memory.
 pub(super) const MOST_POSITIONS: usize = 32_768;
@@ -41,6 +41,8 @@ struct Rope {
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
     partial_rotary_factor: Option<f64>,
+    /// Each pair's frequency is divided by its own: what a GGUF file has for Llama 3's scaling.
+    divisors: Option<Vec<f32>>,
 }
 
 /// The tables of layers that see all before them, and of layers with a window.
@@ -53,7 +55,7 @@ impl RopeKeys {
     /// Tables for heads of `width` numbers; `theta` is the family's base where the configuration names none.
     pub(super) fn tables(&self, width: usize, positions: usize, theta: f64) -> Result<Rotaries, PageError> {
         let table = |rope: &Rope| -> Result<Rotary, PageError> {
-            Ok(Rotary::new(&rope.frequencies(width, theta)?, positions.min(MOST_POSITIONS)))
+            Ok(Rotary::new(rope.frequencies(width, theta)?, positions.min(MOST_POSITIONS)))
         };
         match &self.rope_parameters {
             Some(Parameters::ByKind { full_attention, sliding_attention }) => {
@@ -88,6 +90,10 @@ impl Rope {
         });
         match self.rope_type.as_deref().unwrap_or("default") {
             "default" => Ok(plain.collect()),
+            "divisors" => {
+                let divisors = self.divisors.iter().flatten();
+                Ok(plain.zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect())
+            }
             "linear" => {
                 let factor = need("factor", self.factor)? as f32;
                 Ok(plain.map(|frequency| frequency / factor).collect())

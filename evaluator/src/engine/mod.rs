@@ -129,7 +129,7 @@ impl Engine {
                 Injection::Add => self.added(&zero),
                 Injection::Prefix => Deep::Prefix(&self.deep), // the initial prompts: nothing has been set yet
             };
-            let mut stds = vec![statistics::std(&self.backbone.embeddings.word)];
+            let mut stds = vec![statistics::table_std(&self.backbone.embeddings.word)];
             let mut cache = Cache::default();
             for layer in 1..self.backbone.layers() {
                 cache.reach(layer, self.pass(), &self.batch, deep, &self.buffers, self.task_rows());
@@ -278,7 +278,10 @@ impl Engine {
         let cached = self.train_rows() * (2 * hidden + query + keys); // the bottom, the layer, its projections
         let wide = block.feed_forward.up.weight.outputs();
         let task = self.task_rows() * (8 * hidden + 2 * query + 2 * keys + wide);
-        4 * (cached + task * self.settings.pool.current_num_threads())
+        let made = [&block.query, &block.output, &block.feed_forward.down]
+            .map(|linear| linear.weight.product_bytes());
+        let made = made.into_iter().max().unwrap_or(0);
+        4 * cached + (4 * task + made) * self.settings.pool.current_num_threads()
     }
 
     fn pass(&self) -> Pass<'_> {

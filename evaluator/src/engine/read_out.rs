@@ -173,14 +173,14 @@ fn words(
     let hidden = backbone.hidden();
     let outside = || EngineError::Label { vocab: backbone.vocab() };
     let table = head.decoder.as_ref().unwrap_or(&backbone.embeddings.word);
-    let row = |&id: &u32| table.get(id as usize * hidden..(id as usize + 1) * hidden);
-    let rows: Option<Vec<&[f32]>> = label_ids.iter().map(row).collect();
+    let row = |&id: &u32| table.row(id as usize, hidden, <[f32]>::to_vec);
+    let rows: Option<Vec<Vec<f32>>> = label_ids.iter().map(row).collect();
     let of = |bias: &Vec<f32>| label_ids.iter().map(|&id| bias.get(id as usize).copied()).collect();
     let bias: Option<Option<Vec<f32>>> = head.bias.as_ref().map(of);
     let mut weights = rows.ok_or_else(outside)?.concat();
     weights.iter_mut().for_each(|weight| *weight *= head.scale);
     let labels = Linear {
-        weight: Packed::from_rows(&weights, label_ids.len(), hidden),
+        weight: Packed::from_rows(&weights, label_ids.len(), hidden).into(),
         bias: bias.map(|bias| bias.ok_or_else(outside)).transpose()?,
     };
     let rest = LmHead {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::read_out::mean_row;
-use crate::backbone::{Backbone, Hidden, Input, Place, Pooling, PromptRows, Scratch, Wanted};
+use crate::backbone::{Backbone, Hidden, Input, Place, Pooling, PromptRows, Scratch, Table, Wanted};
 
 /// Rounds of clipping (spec 3.2).
 const ROUNDS: usize = 5;
@@ -43,9 +43,13 @@ fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<
     text
 }
 
-/// Standard deviation (of the population, not the sample) in f64, in order.
-pub(super) fn std(values: &[f32]) -> f32 {
-    moments(values.iter().map(|&x| f64::from(x))).1 as f32
+/// Standard deviation of a table's values (of the population, not the sample) in f64, in order.
+pub(super) fn table_std(table: &Table) -> f32 {
+    let (mut count, mut sum, mut square) = (0.0, 0.0, 0.0);
+    table.all(|values| values.iter().for_each(|&x| (count, sum) = (count + 1.0, sum + f64::from(x))));
+    let mean = sum / f64::max(count, 1.0);
+    table.all(|values| values.iter().for_each(|&x| square += (f64::from(x) - mean) * (f64::from(x) - mean)));
+    (square / f64::max(count, 1.0)).sqrt() as f32
 }
 
 /// Standard deviation after five rounds of clamping to the mean ± 3 standard deviations (spec 3.2).

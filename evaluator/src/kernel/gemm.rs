@@ -4,10 +4,12 @@
 //! A tile is 6 rows by 64 outputs: 24 AVX-512 accumulators. `k` runs in blocks that keep a panel in the second-level
 //! cache; accumulators rest in `out` between two blocks, which loses no bit.
 
+use std::ops::Range;
+
 use super::{Level, level};
 
 /// Outputs in one panel.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// Rows in one tile.
 const TILE: usize = 6;
 /// Depth of one block of `k`.
@@ -124,40 +126,74 @@ pub(super) struct Target<'a> {
     pub(super) out_stride: usize,
 }
 
-pub(super) fn gemm_at(level: Level, x: View<'_>, weight: &Packed, bias: Option<&[f32]>, target: Target<'_>) {
-    let (outputs, k, rows) = (weight.outputs, weight.k, x.rows);
+pub(super) fn gemm_at(
+    level: Level,
+    x: View<'_>,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    mut target: Target<'_>,
+) {
+    let (outputs, k) = (weight.outputs, weight.k);
+    if fits(&x, (outputs, k), bias, &target) {
+        for (panel, weights) in weight.panels.chunks_exact(PANEL * k).enumerate() {
+            run_panel(level, x, (weights, k), columns(panel, outputs), bias, &mut target);
+        }
+    }
+}
+
+/// The outputs of a panel.
+pub(super) fn columns(panel: usize, outputs: usize) -> Range<usize> {
+    panel * PANEL..outputs.min((panel + 1) * PANEL)
+}
+
+/// Checks every slice against its shape; `false` where there is nothing to do.
+pub(super) fn fits(
+    x: &View<'_>,
+    (outputs, k): (usize, usize),
+    bias: Option<&[f32]>,
+    target: &Target<'_>,
+) -> bool {
+    let rows = x.rows;
     if rows == 0 || outputs == 0 {
-        return;
+        return false;
     }
     assert!(k > 0 && x.x_stride >= k && target.out_stride >= outputs, "gemm: strides");
     assert!(x.x.len() >= (rows - 1) * x.x_stride + k, "gemm: x is too short");
     assert!(target.out.len() >= (rows - 1) * target.out_stride + outputs, "gemm: out is too short");
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "gemm: bias");
-    for panel in 0..outputs.div_ceil(PANEL) {
-        let first = panel * PANEL;
-        let width = PANEL.min(outputs - first);
-        for depth in (0..k).step_by(BLOCK) {
-            let len = BLOCK.min(k - depth);
-            let weights = &weight.panels[(panel * k + depth) * PANEL..][..len * PANEL];
-            for row in (0..rows).step_by(TILE) {
-                let tile = Tile {
-                    x: &x.x[row * x.x_stride + depth..],
-                    x_stride: x.x_stride,
-                    rows: TILE.min(rows - row),
-                    weights,
-                    depth: len,
-                    // the first block starts from the bias, later ones from what the last one left
-                    start: if depth > 0 {
-                        Start::Out
-                    } else {
-                        bias.map_or(Start::Zero, |b| Start::Bias(&b[first..first + width]))
-                    },
-                    out_stride: target.out_stride,
-                    width,
-                };
-                let out = &mut target.out[row * target.out_stride + first..];
-                run_tile(level, &tile, out);
-            }
+    true
+}
+
+/// All rows by one panel, `weights` (`[k][64]`), into the outputs `columns`; [`fits`] has checked the slices.
+pub(super) fn run_panel(
+    level: Level,
+    x: View<'_>,
+    (weights, k): (&[f32], usize),
+    columns: Range<usize>,
+    bias: Option<&[f32]>,
+    target: &mut Target<'_>,
+) {
+    for depth in (0..k).step_by(BLOCK) {
+        let len = BLOCK.min(k - depth);
+        let weights = &weights[depth * PANEL..][..len * PANEL];
+        for row in (0..x.rows).step_by(TILE) {
+            let tile = Tile {
+                x: &x.x[row * x.x_stride + depth..],
+                x_stride: x.x_stride,
+                rows: TILE.min(x.rows - row),
+                weights,
+                depth: len,
+                // the first block starts from the bias, later ones from what the last one left
+                start: if depth > 0 {
+                    Start::Out
+                } else {
+                    bias.map_or(Start::Zero, |b| Start::Bias(&b[columns.clone()]))
+                },
+                out_stride: target.out_stride,
+                width: columns.len(),
+            };
+            let out = &mut target.out[row * target.out_stride + columns.start..];
+            run_tile(level, &tile, out);
         }
     }
 }
@@ -236,7 +272,7 @@ mod avx512 {
 
     /// Runs a tile with as many vectors as its width needs.
     pub(super) fn run(tile: &Tile<'_>, out: &mut [f32]) {
-        // SAFETY: this level exists only where the processor has AVX-512F; `gemm_at` has checked the bounds.
+        // SAFETY: this level exists only where the processor has AVX-512F; `fits` has checked the bounds.
         unsafe {
             match tile.width.div_ceil(16) {
                 1 => rows::<1>(tile, out),

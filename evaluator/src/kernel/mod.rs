@@ -6,14 +6,16 @@
 //! element-wise function is the same scalar program for each element. Fused multiply-add rounds once by definition
 //! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check.
 //!
-//! `unsafe` lives here only: target features (checked at run time before each use) and vector loads inside slices
+//! `unsafe` lives here (and in `models/map.rs`, which maps a file): target features (checked at run time before each use) and vector loads inside slices
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
 mod gemm;
+mod made;
 mod rows;
 
 pub use gemm::{Packed, gemm};
+pub(crate) use made::{Made, gemm_made, made_bytes};
 pub use rows::{
     add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu, soft_cap,
     softmax,

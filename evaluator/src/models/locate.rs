@@ -1,8 +1,10 @@
-//! Finds a model: a folder, or an id of the hub. A GGUF file is refused with a clear word for now.
+//! Finds a model: a folder, a GGUF file, or an id of the hub.
 
 use std::path::{Path, PathBuf};
 
-pub use shared::model::{CONFIG, FilesError, INDEX, Located, POOLING, TOKENIZER, WEIGHTS, in_folder};
+pub use shared::model::{
+    CONFIG, FilesError, INDEX, Located, POOLING, TOKENIZER, WEIGHTS, in_folder, in_gguf, is_gguf,
+};
 use thiserror::Error;
 
 use super::hub::{Hub, HubError};
@@ -13,16 +15,10 @@ pub enum LocateError {
     /// A folder that is no model.
     #[error(transparent)]
     Files(#[from] FilesError),
-    /// GGUF files are not read yet.
-    #[error(
-        "{path}: GGUF files are not supported yet; give a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}"
-    )]
-    Gguf {
-        /// The file.
-        path: PathBuf,
-    },
     /// A file where a folder is expected.
-    #[error("{path} is a file; a model is a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}")]
+    #[error(
+        "{path} is a file; a model is a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}, or a .gguf file"
+    )]
     NotAFolder {
         /// The file.
         path: PathBuf,
@@ -36,9 +32,9 @@ pub enum LocateError {
         path: PathBuf,
     },
     /// A revision is a word of the hub.
-    #[error("model folder {path}: revision \"{revision}\" is for hub ids; take it out")]
+    #[error("model {path}: revision \"{revision}\" is for hub ids; take it out")]
     RevisionOfFolder {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
         /// The revision given.
         revision: String,
@@ -89,12 +85,11 @@ pub fn locate_with(
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<Located, LocateError> {
     let path = base_dir.join(path_or_id);
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
-        return Err(LocateError::Gguf { path });
-    }
-    if path.is_dir() {
+    let gguf = is_gguf(&path);
+    if gguf || path.is_dir() {
         return match revision {
             Some(revision) => Err(LocateError::RevisionOfFolder { path, revision: revision.to_owned() }),
+            None if gguf => Ok(in_gguf(&path)?),
             None => Ok(in_folder(&path)?),
         };
     }
@@ -161,8 +156,8 @@ mod tests {
     #[test]
     fn refuses_what_is_no_model() {
         let folder = folder(&["weights.bin", "m.GGUF"]);
-        assert!(refused("m.GGUF", folder.path(), None).contains("not supported yet"));
-        assert!(refused("absent.gguf", folder.path(), None).contains("not supported yet"));
+        assert!(refused("absent.gguf", folder.path(), None).contains("absent.gguf: No such file"));
+        assert!(refused("m.GGUF", folder.path(), Some("main")).contains("revision \"main\""));
         assert!(refused("weights.bin", folder.path(), None).contains("is a file"));
         for wrong in ["nothing", "a/b/c", "/no/folder", "../x/y", "./a/b", "a b/c", "a/", "~/model", ""] {
             let error = refused(wrong, &folder.path().join("deep"), None);

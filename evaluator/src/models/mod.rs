@@ -1,6 +1,8 @@
 //! The model's files: where they lie, what is in them, and the tokenizer among them.
 
+pub mod gguf;
 pub mod hub;
 pub mod locate;
+pub mod map;
 pub mod tokenizer;
 pub mod weights;

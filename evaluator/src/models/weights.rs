@@ -1,10 +1,13 @@
-//! Weights by name, as `f32`, from one or several safetensors files.
+//! Weights by name, as `f32`, from one or several safetensors files, or from a GGUF file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use thiserror::Error;
+
+use super::gguf::{Gguf, GgufError, Stored};
 
 /// Why a weight cannot be had; all of these are about the model's files.
 #[derive(Debug, Error)]
@@ -37,6 +40,9 @@ pub enum WeightError {
         /// By the configuration.
         expected: Vec<usize>,
     },
+    /// A GGUF file's tensor.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A tensor of a type that has no `f32` values.
     #[error("{}: tensor `{name}`: {reason}", folder.display())]
     Type {
@@ -52,7 +58,12 @@ pub enum WeightError {
 /// All tensors of a checkpoint.
 pub struct Weights {
     folder: PathBuf,
-    tensors: HashMap<String, Tensor>, // looked up by name, never iterated
+    source: Source,
+}
+
+enum Source {
+    Tensors(HashMap<String, Tensor>), // looked up by name, never iterated
+    Gguf(Arc<Gguf>),
 }
 
 impl Weights {
@@ -69,12 +80,20 @@ impl Weights {
             };
             tensors.extend(safetensors::load(path, &Device::Cpu).map_err(damaged)?);
         }
-        Ok(Self { folder: folder.to_owned(), tensors })
+        Ok(Self { folder: folder.to_owned(), source: Source::Tensors(tensors) })
+    }
+
+    /// The tensors of a GGUF file, by the names that Hugging Face's checkpoints have for them.
+    pub fn of_gguf(gguf: Arc<Gguf>) -> Self {
+        Self { folder: gguf.path().to_owned(), source: Source::Gguf(gguf) }
     }
 
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        match &self.source {
+            Source::Tensors(tensors) => tensors.contains_key(name),
+            Source::Gguf(gguf) => gguf.contains(name),
+        }
     }
 
     /// A tensor's values, row-major; f16 and bf16 are widened.
@@ -82,14 +101,30 @@ impl Weights {
     /// # Errors
     /// When it is missing, or has another shape.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let tensors = match &self.source {
+            Source::Tensors(tensors) => tensors,
+            Source::Gguf(gguf) => return Ok(gguf.values(name, expected)?),
+        };
         let (folder, name) = (|| self.folder.clone(), || name.to_owned());
         let missing = || WeightError::Missing { folder: folder(), name: name() };
-        let tensor = self.tensors.get(&name()).ok_or_else(missing)?;
+        let tensor = tensors.get(&name()).ok_or_else(missing)?;
         if tensor.dims() != expected {
             let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
             return Err(WeightError::Shape { folder: folder(), name: name(), found, expected });
         }
         let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
         values.map_err(|e| WeightError::Type { folder: folder(), name: name(), reason: e.to_string() })
+    }
+
+    /// Matrices of one shape, one below the other, left as the file has them where it is a GGUF file; `None` where it is
+    /// not.
+    ///
+    /// # Errors
+    /// When one is missing, or has another shape.
+    pub fn stored(&self, names: &[String], shape: [usize; 2]) -> Result<Option<Stored>, WeightError> {
+        match &self.source {
+            Source::Tensors(_) => Ok(None),
+            Source::Gguf(gguf) => Ok(Some(gguf.stored(names, shape)?)),
+        }
     }
 }

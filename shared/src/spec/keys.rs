@@ -20,7 +20,11 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
 
 /// All keys, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    key("model.path", "", "folder of the model (relative to the run file), or hub id `organisation/name`"),
+    key(
+        "model.path",
+        "",
+        "folder of the model or a `.gguf` file (relative to the run file), or hub id `organisation/name`",
+    ),
     key("model.revision", "the hub's default", "branch, tag or commit, for a hub id"),
     key("model.dtype", "\"f32\"", "numeric type of the forward pass: `f32`"),
     key("model.device", "\"cpu\"", "device of the embedded evaluator: `cpu`"),

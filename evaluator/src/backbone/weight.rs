@@ -1,0 +1,120 @@
+//! Matrices of a model: as packed `f32`, or as a GGUF file stores them, made `f32` where they are used.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::kernel::{Made, Packed, gemm, gemm_made, made_bytes};
+use crate::models::gguf::Stored;
+
+/// Weight of a linear layer. Both kinds give the same bits for the same numbers.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    /// In memory, ready for the product.
+    Packed(Packed),
+    /// In the file.
+    Stored(Stored),
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::Packed(Packed::default())
+    }
+}
+
+impl From<Packed> for Weight {
+    fn from(packed: Packed) -> Self {
+        Self::Packed(packed)
+    }
+}
+
+impl Weight {
+    /// Number of outputs.
+    pub(crate) fn outputs(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.outputs(),
+            Self::Stored(stored) => stored.rows(),
+        }
+    }
+
+    /// Number of inputs.
+    pub(crate) fn depth(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.depth(),
+            Self::Stored(stored) => stored.width(),
+        }
+    }
+
+    /// Bytes that a product holds beside its rows.
+    pub(crate) fn product_bytes(&self) -> usize {
+        match self {
+            Self::Packed(_) => 0,
+            // a panel's blocks and their values, as the file's reader makes them, too
+            Self::Stored(stored) => 2 * made_bytes(stored.width()),
+        }
+    }
+
+    /// `out = x W^T + bias` for `rows` rows of `x` that stand `stride` apart; `out` has no gaps.
+    pub(crate) fn multiply(
+        &self,
+        x: &[f32],
+        stride: usize,
+        rows: usize,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let outputs = self.outputs();
+        match self {
+            Self::Packed(packed) => gemm(x, stride, rows, packed, bias, out, outputs),
+            Self::Stored(stored) => {
+                let rows_of = |range: Range<usize>, out: &mut Vec<f32>| stored.read(range, out);
+                let made = Made { outputs, k: stored.width(), rows: rows_of };
+                gemm_made(x, stride, rows, &made, bias, out, outputs);
+            }
+        }
+    }
+}
+
+/// A table of which rows are looked up: `[vocab, hidden]`.
+#[derive(Clone, Debug)]
+pub(crate) enum Table {
+    /// In memory; a decoder shares its encoder's.
+    Dense(Arc<Vec<f32>>),
+    /// In the file.
+    Stored(Stored),
+}
+
+impl From<Vec<f32>> for Table {
+    fn from(values: Vec<f32>) -> Self {
+        Self::Dense(Arc::new(values))
+    }
+}
+
+impl Table {
+    /// What `work` makes of a row; `None` where there is none.
+    pub(crate) fn row<T>(&self, row: usize, width: usize, work: impl FnOnce(&[f32]) -> T) -> Option<T> {
+        match self {
+            Self::Dense(values) => values.get(row * width..(row + 1) * width).map(work),
+            Self::Stored(stored) if row < stored.rows() => {
+                let mut values = Vec::with_capacity(width);
+                stored.read(row..row + 1, &mut values);
+                Some(work(&values))
+            }
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// Shows `see` all values in order, some at a time.
+    pub(crate) fn all(&self, mut see: impl FnMut(&[f32])) {
+        match self {
+            Self::Dense(values) => see(values),
+            Self::Stored(stored) => {
+                let mut values = Vec::new();
+                for first in (0..stored.rows()).step_by(64) {
+                    values.clear();
+                    stored.read(first..stored.rows().min(first + 64), &mut values);
+                    see(&values);
+                }
+            }
+        }
+    }
+}
