@@ -226,6 +226,7 @@ struct Estimate {
     generations: u64,
     flops: f64,
     memory_bytes: u64,
+    search_bytes: u64,
     wire_bytes: u64,
     call_seconds: f64,
     seconds: f64,
@@ -255,6 +256,8 @@ impl Estimate {
             generations,
             flops: mean_flops * calls as f64,
             memory_bytes: ready.memory_bytes,
+            // each layer's covariance and axes, and once more while a checkpoint is written
+            search_bytes: (4 * 8 * plan.tuned * plan.dim * plan.dim) as u64,
             wire_bytes: generation_bytes as u64 * generations,
             call_seconds,
             seconds: call_seconds * calls as f64,
@@ -266,7 +269,8 @@ impl Estimate {
         if json {
             let line = json!({
                 "calls": self.calls, "generations": self.generations, "train_tokens": self.tokens,
-                "flops": self.flops, "memory_bytes": self.memory_bytes, "wire_bytes": self.wire_bytes,
+                "flops": self.flops, "memory_bytes": self.memory_bytes,
+                "search_bytes": self.search_bytes, "wire_bytes": self.wire_bytes,
                 "seconds_per_call": self.call_seconds, "seconds": self.seconds,
             });
             println!("{line}");
@@ -279,6 +283,7 @@ impl Estimate {
             "memory    {:.1} MiB beside the weights, each evaluator",
             self.memory_bytes as f64 / 1_048_576.0
         );
+        println!("search    {:.1} MiB, the coordinator's", self.search_bytes as f64 / 1_048_576.0);
         println!(
             "wire      {:.2} MiB in all, were the evaluator remote",
             self.wire_bytes as f64 / 1_048_576.0
