@@ -1,6 +1,8 @@
 //! The model's files: where they lie, what is in them, and the tokenizer among them.
 
+pub mod census;
 pub mod hub;
 pub mod locate;
+pub mod pickle;
 pub mod tokenizer;
 pub mod weights;

@@ -1,4 +1,4 @@
-//! Weights by name, as `f32`, from one or several safetensors files.
+//! Weights by name, as `f32`, from one or several safetensors files, or files that PyTorch saved.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,25 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, safetensors};
 use thiserror::Error;
 
+use super::pickle::Pickle;
+
 /// Why a weight cannot be had; all of these are about the model's files.
 #[derive(Debug, Error)]
 pub enum WeightError {
     /// The file is damaged or no safetensors file.
     #[error("{}: not a usable safetensors file: {reason}; is it complete?", path.display())]
     Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// The file is damaged, or none that PyTorch saved.
+    #[error(
+        "{}: not a usable PyTorch file: {reason}; is it complete? (what PyTorch saved before 1.6 must be saved anew)",
+        path.display()
+    )]
+    Pickle {
         /// Which.
         path: PathBuf,
         /// What the reader says.
@@ -52,15 +65,24 @@ pub enum WeightError {
 /// All tensors of a checkpoint.
 pub struct Weights {
     folder: PathBuf,
-    tensors: HashMap<String, Tensor>, // looked up by name, never iterated
+    source: Source,
+}
+
+enum Source {
+    Tensors(HashMap<String, Tensor>), // looked up by name, never iterated
+    Pickles(Vec<Pickle>),
 }
 
 impl Weights {
     /// Reads `files`, which lie in `folder`.
     ///
     /// # Errors
-    /// [`WeightError::Damaged`].
+    /// [`WeightError::Damaged`] or [`WeightError::Pickle`].
     pub fn open(folder: &Path, files: &[PathBuf]) -> Result<Self, WeightError> {
+        if files.iter().any(|path| is_pickle(path)) {
+            let pickles = files.iter().map(|path| Pickle::open(path)).collect::<Result<_, _>>()?;
+            return Ok(Self { folder: folder.to_owned(), source: Source::Pickles(pickles) });
+        }
         let mut tensors = HashMap::new();
         for path in files {
             let damaged = |e: candle_core::Error| WeightError::Damaged {
@@ -69,12 +91,15 @@ impl Weights {
             };
             tensors.extend(safetensors::load(path, &Device::Cpu).map_err(damaged)?);
         }
-        Ok(Self { folder: folder.to_owned(), tensors })
+        Ok(Self { folder: folder.to_owned(), source: Source::Tensors(tensors) })
     }
 
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        match &self.source {
+            Source::Tensors(tensors) => tensors.contains_key(name),
+            Source::Pickles(pickles) => pickles.iter().any(|pickle| pickle.contains(name)),
+        }
     }
 
     /// A tensor's values, row-major; f16 and bf16 are widened.
@@ -82,9 +107,10 @@ impl Weights {
     /// # Errors
     /// When it is missing, or has another shape.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let found = self.find(name)?;
         let (folder, name) = (|| self.folder.clone(), || name.to_owned());
         let missing = || WeightError::Missing { folder: folder(), name: name() };
-        let tensor = self.tensors.get(&name()).ok_or_else(missing)?;
+        let tensor = found.ok_or_else(missing)?;
         if tensor.dims() != expected {
             let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
             return Err(WeightError::Shape { folder: folder(), name: name(), found, expected });
@@ -92,4 +118,19 @@ impl Weights {
         let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
         values.map_err(|e| WeightError::Type { folder: folder(), name: name(), reason: e.to_string() })
     }
+
+    fn find(&self, name: &str) -> Result<Option<Tensor>, WeightError> {
+        match &self.source {
+            Source::Tensors(tensors) => Ok(tensors.get(name).cloned()),
+            Source::Pickles(pickles) => match pickles.iter().find(|pickle| pickle.contains(name)) {
+                Some(pickle) => pickle.get(name),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+/// Whether PyTorch saved the file, going by its name.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
 }
