@@ -61,7 +61,11 @@ impl Model {
         Self::from_located(&locate::locate(name, base, revision)?)
     }
 
-    fn from_located(located: &Located) -> Result<Self, LoadError> {
+    /// Loads a model whose files have been found.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn from_located(located: &Located) -> Result<Self, LoadError> {
         let backbone = Backbone::load(located)?;
         let encoder = TextEncoder::load(&located.folder)?;
         encoder.check_vocabulary(backbone.vocab())?;

@@ -331,8 +331,8 @@ fn sent_initial(initial: &[Vec<f32>]) -> Vec<f32> {
 
 /// Projections, prompts, cached hidden states and scratch.
 fn memory_bytes(model: &Model, settings: &Prepare, engine: &Engine) -> u64 {
-    let prompt = settings.tokens as u64 * model.backbone.hidden() as u64 * model.backbone.layers() as u64;
-    4 * prompt * (settings.dim as u64 + 2) + engine.working_bytes() as u64
+    let prompts = engine::prompt_bytes(&model.backbone, settings.tokens as usize, settings.dim as usize);
+    prompts + engine.working_bytes() as u64
 }
 
 fn labels(examples: Option<&[Example]>) -> Result<Vec<u32>, Refusal> {

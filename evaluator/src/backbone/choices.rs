@@ -236,6 +236,11 @@ impl Relative {
         Self { reach, table: Arc::new(table.collect()) }
     }
 
+    /// The table, which layers share.
+    pub(super) fn table(&self) -> &Arc<Vec<f32>> {
+        &self.table
+    }
+
     /// `scores = scores * scale + bias` for the keys from position `first` on.
     pub(super) fn add(&self, head: usize, position: usize, first: usize, scores: &mut [f32], scale: f32) {
         let of_head = &self.table[head * (2 * self.reach + 1)..];
@@ -283,6 +288,11 @@ impl Rotary {
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
         let (cos, sin) = angles.map(|angle| (libm::cos(angle) as f32, libm::sin(angle) as f32)).unzip();
         Self { pairs: frequencies.len(), cos: Arc::new(cos), sin: Arc::new(sin) }
+    }
+
+    /// The tables, which layers share.
+    pub(super) fn tables(&self) -> [&Arc<Vec<f32>>; 2] {
+        [&self.cos, &self.sin]
     }
 
     /// Turns the heads (`width` numbers each) of a row at `position`.
