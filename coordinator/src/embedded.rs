@@ -1,8 +1,10 @@
-//! Embedded mode: a worker in this process, on the two ends of a link like any other evaluator.
+//! Embedded mode: a worker in this process, on the two ends of a link like any other evaluator; and what only an
+//! evaluator can say about a model.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use evaluator::facts::{self, Budget, Facts};
 use evaluator::model::Model;
 use evaluator::models::locate;
 use evaluator::session::Resources;
@@ -37,6 +39,34 @@ pub struct Settings<'a> {
 pub fn files_here(model: &ModelSpec) -> Result<Located, String> {
     let located = locate::locate_here(&model.path, Path::new(""), model.revision.as_deref());
     located.map_err(|error| error.to_string())
+}
+
+/// What a model is and what it takes.
+///
+/// # Errors
+/// [`Error::Input`] when the model is not usable.
+pub fn inspect(model: &str, max_batch_tokens: u32, prompt_tokens: u32, dim: u32) -> Result<Facts, Error> {
+    let resources = Resources::new(0, max_batch_tokens as usize).map_err(Error::failed)?;
+    let budget = Budget {
+        max_batch_tokens: max_batch_tokens as usize,
+        prompt_tokens: prompt_tokens as usize,
+        dim: dim as usize,
+        threads: resources.pool.current_num_threads(),
+    };
+    facts::inspect(model, Path::new(""), None, budget).map_err(Error::input)
+}
+
+/// A model of the hub, fetched where the hub's cache does not hold it yet.
+///
+/// # Errors
+/// [`Error::Input`] when `id` is no hub id, or the model does not come.
+pub fn pull(id: &str, revision: Option<&str>) -> Result<Located, Error> {
+    if Path::new(id).exists() {
+        let problem =
+            format!("{id} lies on this machine already; model pull takes a hub id, ORGANISATION/NAME");
+        return Err(Error::Input(problem));
+    }
+    locate::locate(id, Path::new(""), revision).map_err(Error::input)
 }
 
 /// Loads the model and attaches a worker to the fleet; it ends when the fleet drops it.

@@ -5,11 +5,13 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 
 pub mod backbone;
 pub mod dial;
 pub mod engine;
+pub mod facts;
 pub mod kernel;
 pub mod model;
 pub mod models;

@@ -62,7 +62,11 @@ impl Model {
         Self::from_located(&locate::locate(name, base, revision)?)
     }
 
-    fn from_located(located: &Located) -> Result<Self, LoadError> {
+    /// Loads a model whose files have been found.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn from_located(located: &Located) -> Result<Self, LoadError> {
         let (backbone, encoder) = match located.gguf() {
             Some(file) => {
                 let gguf = Arc::new(Gguf::open(file).map_err(ModelError::from)?);

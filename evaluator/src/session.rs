@@ -330,13 +330,12 @@ fn sent_initial(initial: &[Vec<f32>]) -> Vec<f32> {
 }
 
 /// Bytes of the process itself at most: its code, the run's texts, what its allocator keeps. Measured: 40 MiB.
-const PROGRAM_BYTES: u64 = 48 << 20;
+pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
 
 /// Projections, prompts, cached hidden states and scratch, the tokenizer, and the program.
 fn memory_bytes(model: &Model, settings: &Prepare, engine: &Engine) -> u64 {
-    let prompt = settings.tokens as u64 * model.backbone.hidden() as u64 * model.backbone.layers() as u64;
-    let work = 4 * prompt * (settings.dim as u64 + 2) + engine.working_bytes() as u64;
-    work + model.encoder.bytes() as u64 + PROGRAM_BYTES
+    let prompts = engine::prompt_bytes(&model.backbone, settings.tokens as usize, settings.dim as usize);
+    prompts + engine.working_bytes() as u64 + model.encoder.bytes() as u64 + PROGRAM_BYTES
 }
 
 fn labels(examples: Option<&[Example]>) -> Result<Vec<u32>, Refusal> {

@@ -24,6 +24,10 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const WEIGHTS: &str = "model.safetensors";
 /// The list of shards, where the weights are several files.
 pub const INDEX: &str = "model.safetensors.index.json";
+/// The weights as PyTorch saves them; read where there are no safetensors.
+pub const PICKLE: &str = "pytorch_model.bin";
+/// The list of their shards.
+pub const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 /// How a sentence encoder's rows become one, where sentence-transformers has written it.
 pub const POOLING: &str = "1_Pooling/config.json";
 
@@ -58,7 +62,7 @@ pub enum FilesError {
     /// A folder without one of the files every model has.
     #[error(
         "model folder {folder}: {file} is missing; \
-         a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards)"
+         a model is {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {INDEX} with its shards; {PICKLE} does too)"
     )]
     Missing {
         /// The folder.
@@ -69,7 +73,7 @@ pub enum FilesError {
     /// The list of shards cannot be used.
     #[error(
         "{path}: {problem}; \
-         expected {{\"weight_map\": {{\"TENSOR\": \"FILE.safetensors\"}}}} with files of the same folder"
+         expected {{\"weight_map\": {{\"TENSOR\": \"FILE\"}}}} with files of the same folder"
     )]
     BadIndex {
         /// The index file.
@@ -114,13 +118,7 @@ pub fn in_folder(folder: &Path) -> Result<Located, FilesError> {
             return Err(missing(file));
         }
     }
-    let files = if folder.join(WEIGHTS).is_file() {
-        vec![WEIGHTS.to_owned()]
-    } else if folder.join(INDEX).is_file() {
-        shards(&folder.join(INDEX))?
-    } else {
-        return Err(missing(WEIGHTS));
-    };
+    let files = weight_files(folder)?.ok_or_else(|| missing(WEIGHTS))?;
     if let Some(file) = files.iter().find(|file| !folder.join(file).is_file()) {
         return Err(missing(file));
     }
@@ -147,6 +145,19 @@ pub fn in_gguf(path: &Path) -> Result<Located, FilesError> {
         folder: path.to_owned(),
         weights: vec![path.to_owned()],
     })
+}
+
+/// The names of the files that hold the weights, by what is there.
+fn weight_files(folder: &Path) -> Result<Option<Vec<String>>, FilesError> {
+    for (file, index) in [(WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)] {
+        if folder.join(file).is_file() {
+            return Ok(Some(vec![file.to_owned()]));
+        }
+        if folder.join(index).is_file() {
+            return shards(&folder.join(index)).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// The file names that an index lists, sorted.
@@ -288,6 +299,13 @@ mod tests {
         index(r#"{"weight_map": {"x": "c.safetensors"}}"#);
         let error = in_folder(folder.path()).unwrap_err();
         assert!(matches!(&error, FilesError::Missing { file, .. } if file == "c.safetensors"), "{error}");
+        std::fs::write(folder.path().join("c.bin"), "").unwrap();
+        std::fs::write(folder.path().join(PICKLE_INDEX), r#"{"weight_map": {"x": "c.bin"}}"#).unwrap();
+        assert!(in_folder(folder.path()).is_err(), "safetensors come first");
+        std::fs::rename(folder.path().join(INDEX), folder.path().join("away")).unwrap();
+        assert_eq!(in_folder(folder.path()).unwrap().weights, [folder.path().join("c.bin")]);
+        std::fs::write(folder.path().join(PICKLE), "").unwrap();
+        assert_eq!(in_folder(folder.path()).unwrap().weights, [folder.path().join(PICKLE)]);
         for wrong in [
             "[]",
             "{",

@@ -1,6 +1,7 @@
 //! The command line of `zeroth`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line speaks on both
 
+mod model;
 mod open;
 mod predict;
 mod report;
@@ -41,6 +42,8 @@ enum Command {
     Predict(predict::Args),
     /// Show how far a run is, from its folder or from its coordinator.
     Status(status::Args),
+    /// Look at a model, or fetch one from the hub.
+    Model(model::Args),
 }
 
 /// Where the model is, when it is not where the run was made.
@@ -82,6 +85,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             Command::Score(args) => score::run(args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Model(args) => model::run(&args),
         }
     });
     runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for

@@ -234,6 +234,11 @@ impl Relative {
         Self { reach, table: Arc::new(table.collect()) }
     }
 
+    /// The table, which layers share.
+    pub(super) fn table(&self) -> &Arc<Vec<f32>> {
+        &self.table
+    }
+
     /// `scores = scores * scale + bias` for the keys from position `first` on.
     pub(super) fn add(&self, head: usize, position: usize, first: usize, scores: &mut [f32], scale: f32) {
         let of_head = &self.table[head * (2 * self.reach + 1)..];

@@ -37,6 +37,11 @@ impl Disentangled {
         Self { reach: rows.len() / 2, rows, keys, queries }
     }
 
+    /// The rows of distances, which layers share, and the projected tables.
+    pub(super) fn tables(&self) -> (&Arc<Vec<usize>>, &[f32], &[f32]) {
+        (&self.rows, &self.keys, &self.queries)
+    }
+
     /// Readies one head (`column` is its first) for an example's keys.
     pub(super) fn ready(&self, heads: &Heads, column: usize, keys: Keys<'_>, scratch: &mut PositionScratch) {
         let (wide, width, len) = (heads.query_width(), heads.width, keys.len());

@@ -7,6 +7,7 @@ mod attention;
 mod bart;
 mod bert;
 mod block;
+mod bytes;
 mod choices;
 mod cross;
 mod deberta;

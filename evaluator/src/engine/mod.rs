@@ -273,15 +273,8 @@ impl Engine {
 
     /// Bytes of the cached context and of all tasks in flight, at most.
     pub fn working_bytes(&self) -> usize {
-        let Some(block) = self.backbone.blocks.first() else { return 0 };
-        let (hidden, query, keys) = (block.hidden(), block.heads.query_width(), 2 * block.heads.key_width());
-        let cached = self.train_rows() * (2 * hidden + query + keys); // the bottom, the layer, its projections
-        let wide = block.feed_forward.up.weight.outputs();
-        let task = self.task_rows() * (8 * hidden + 2 * query + 2 * keys + wide);
-        let made = [&block.query, &block.output, &block.feed_forward.down]
-            .map(|linear| linear.weight.product_bytes());
-        let made = made.into_iter().max().unwrap_or(0);
-        4 * cached + (4 * task + made) * self.settings.pool.current_num_threads()
+        let threads = self.settings.pool.current_num_threads();
+        working_bytes(&self.backbone, self.train_rows(), self.settings.max_batch_tokens, threads)
     }
 
     fn pass(&self) -> Pass<'_> {
@@ -315,7 +308,7 @@ impl Engine {
 
     /// Rows of one task: the token budget shared by the threads.
     fn task_rows(&self) -> usize {
-        (self.settings.max_batch_tokens / self.settings.pool.current_num_threads()).clamp(1, TASK_ROWS)
+        task_rows(self.settings.max_batch_tokens, self.settings.pool.current_num_threads())
     }
 
     fn check_prompt(&self, layer: usize, prompt: &[f32]) -> Result<(), EngineError> {
@@ -329,6 +322,31 @@ impl Engine {
             self.backbone.layers()
         )))
     }
+}
+
+/// Rows of one task: the token budget shared by the threads.
+fn task_rows(max_batch_tokens: usize, threads: usize) -> usize {
+    (max_batch_tokens / threads.max(1)).clamp(1, TASK_ROWS)
+}
+
+/// Bytes of a cached context of `rows` rows, prompt rows included, and of all tasks in flight, at most.
+pub fn working_bytes(backbone: &Backbone, rows: usize, max_batch_tokens: usize, threads: usize) -> usize {
+    let Some(block) = backbone.blocks.first() else { return 0 };
+    let (hidden, query, keys) = (block.hidden(), block.heads.query_width(), 2 * block.heads.key_width());
+    let cached = rows * (2 * hidden + query + keys); // the bottom, the layer, its projections
+    let wide = block.feed_forward.up.weight.outputs();
+    let task = task_rows(max_batch_tokens, threads) * (8 * hidden + 2 * query + 2 * keys + wide);
+    let made =
+        [&block.query, &block.output, &block.feed_forward.down].map(|linear| linear.weight.product_bytes());
+    let made = made.into_iter().max().unwrap_or(0);
+    4 * cached + (4 * task + made) * threads
+}
+
+/// Bytes of every layer's projection from `dim` numbers to `tokens` prompt rows, and of the prompts: the initial ones
+/// and the context's.
+pub fn prompt_bytes(backbone: &Backbone, tokens: usize, dim: usize) -> u64 {
+    let prompt = tokens as u64 * backbone.hidden() as u64 * backbone.layers() as u64;
+    4 * prompt * (dim as u64 + 2)
 }
 
 /// Pooled last hidden states of `examples` without prompt rows, `[examples][hidden]`.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use shared::model::{self, CONFIG, FilesError, INDEX, POOLING, TOKENIZER, WEIGHTS};
+use shared::model::{self, CONFIG, FilesError, INDEX, PICKLE, PICKLE_INDEX, POOLING, TOKENIZER, WEIGHTS};
 use thiserror::Error;
 
 /// How often an interrupted download is taken up again.
@@ -48,7 +48,7 @@ pub enum HubError {
     },
     /// The model has no such file.
     #[error(
-        "{id} (revision {revision}) has no {file} on the hub; needed are {CONFIG}, {TOKENIZER} and {WEIGHTS}"
+        "{id} (revision {revision}) has no {file} on the hub; needed are {CONFIG}, {TOKENIZER} and {WEIGHTS} (or {PICKLE})"
     )]
     NotThere {
         /// The hub id.
@@ -162,10 +162,13 @@ fn fetch(repo: &ApiRepo, id: &str, revision: &str) -> Result<PathBuf, HubError> 
     };
     let config = need(CONFIG)?;
     need(TOKENIZER)?;
-    if has(WEIGHTS) || !has(INDEX) {
-        need(WEIGHTS)?;
+    let forms = [(WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)];
+    let form = forms.into_iter().find(|(file, index)| has(file) || has(index));
+    let (file, index) = form.unwrap_or((WEIGHTS, INDEX));
+    if has(file) || !has(index) {
+        need(file)?;
     } else {
-        let index = need(INDEX)?;
+        let index = need(index)?;
         for file in model::shards(&index)? {
             repo.get(&file).map_err(|source| failed(&file, source))?;
         }
@@ -297,6 +300,15 @@ mod tests {
         let hub = Hub::new(cache.path().to_owned(), false, None, Some(fake.address.clone()));
         let folder = hub.snapshot("org/tiny", "main").unwrap();
         assert_eq!(model::in_folder(&folder).unwrap().weights.len(), 2);
+    }
+
+    #[test]
+    fn takes_what_pytorch_saved_where_there_is_nothing_else() {
+        let fake = FakeHub::start(&[(CONFIG, "{}"), (TOKENIZER, "{}"), (PICKLE, "p"), ("model.onnx", "no")]);
+        let cache = tempfile::tempdir().unwrap();
+        let hub = Hub::new(cache.path().to_owned(), false, None, Some(fake.address.clone()));
+        let folder = hub.snapshot("org/tiny", "main").unwrap();
+        assert_eq!(model::in_folder(&folder).unwrap().weights, [folder.join(PICKLE)]);
     }
 
     #[test]

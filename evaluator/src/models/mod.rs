@@ -1,8 +1,10 @@
 //! The model's files: where they lie, what is in them, and the tokenizer among them.
 
+pub mod census;
 pub mod gguf;
 pub mod hub;
 pub mod locate;
 pub mod map;
+pub mod pickle;
 pub mod tokenizer;
 pub mod weights;

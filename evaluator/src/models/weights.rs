@@ -1,4 +1,4 @@
-//! Weights by name, as `f32`, from one or several safetensors files, or from a GGUF file.
+//! Weights by name, as `f32`: from safetensors files, from files that PyTorch saved, or from a GGUF file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use thiserror::Error;
 
 use super::gguf::{Gguf, GgufError, Stored};
+use super::pickle::Pickle;
 
 /// Why a weight cannot be had; all of these are about the model's files.
 #[derive(Debug, Error)]
@@ -15,6 +16,17 @@ pub enum WeightError {
     /// The file is damaged or no safetensors file.
     #[error("{}: not a usable safetensors file: {reason}; is it complete?", path.display())]
     Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// The file is damaged, or none that PyTorch saved.
+    #[error(
+        "{}: not a usable PyTorch file: {reason}; is it complete? (what PyTorch saved before 1.6 must be saved anew)",
+        path.display()
+    )]
+    Pickle {
         /// Which.
         path: PathBuf,
         /// What the reader says.
@@ -64,14 +76,19 @@ pub struct Weights {
 enum Source {
     Tensors(HashMap<String, Tensor>), // looked up by name, never iterated
     Gguf(Arc<Gguf>),
+    Pickles(Vec<Pickle>),
 }
 
 impl Weights {
     /// Reads `files`, which lie in `folder`.
     ///
     /// # Errors
-    /// [`WeightError::Damaged`].
+    /// [`WeightError::Damaged`] or [`WeightError::Pickle`].
     pub fn open(folder: &Path, files: &[PathBuf]) -> Result<Self, WeightError> {
+        if files.iter().any(|path| is_pickle(path)) {
+            let pickles = files.iter().map(|path| Pickle::open(path)).collect::<Result<_, _>>()?;
+            return Ok(Self { folder: folder.to_owned(), source: Source::Pickles(pickles) });
+        }
         let mut tensors = HashMap::new();
         for path in files {
             let damaged = |e: candle_core::Error| WeightError::Damaged {
@@ -93,6 +110,7 @@ impl Weights {
         match &self.source {
             Source::Tensors(tensors) => tensors.contains_key(name),
             Source::Gguf(gguf) => gguf.contains(name),
+            Source::Pickles(pickles) => pickles.iter().any(|pickle| pickle.contains(name)),
         }
     }
 
@@ -101,13 +119,13 @@ impl Weights {
     /// # Errors
     /// When it is missing, or has another shape.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
-        let tensors = match &self.source {
-            Source::Tensors(tensors) => tensors,
-            Source::Gguf(gguf) => return Ok(gguf.values(name, expected)?),
-        };
+        if let Source::Gguf(gguf) = &self.source {
+            return Ok(gguf.values(name, expected)?);
+        }
+        let found = self.find(name)?;
         let (folder, name) = (|| self.folder.clone(), || name.to_owned());
         let missing = || WeightError::Missing { folder: folder(), name: name() };
-        let tensor = tensors.get(&name()).ok_or_else(missing)?;
+        let tensor = found.ok_or_else(missing)?;
         if tensor.dims() != expected {
             let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
             return Err(WeightError::Shape { folder: folder(), name: name(), found, expected });
@@ -123,8 +141,25 @@ impl Weights {
     /// When one is missing, or has another shape.
     pub fn stored(&self, names: &[String], shape: [usize; 2]) -> Result<Option<Stored>, WeightError> {
         match &self.source {
-            Source::Tensors(_) => Ok(None),
+            Source::Tensors(_) | Source::Pickles(_) => Ok(None),
             Source::Gguf(gguf) => Ok(Some(gguf.stored(names, shape)?)),
         }
     }
+
+    /// A tensor of a checkpoint that is no GGUF file.
+    fn find(&self, name: &str) -> Result<Option<Tensor>, WeightError> {
+        match &self.source {
+            Source::Tensors(tensors) => Ok(tensors.get(name).cloned()),
+            Source::Pickles(pickles) => match pickles.iter().find(|pickle| pickle.contains(name)) {
+                Some(pickle) => pickle.get(name),
+                None => Ok(None),
+            },
+            Source::Gguf(_) => Ok(None),
+        }
+    }
+}
+
+/// Whether PyTorch saved the file, going by its name.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
 }

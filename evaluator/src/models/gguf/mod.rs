@@ -173,6 +173,14 @@ impl Gguf {
         Ok(gguf)
     }
 
+    /// How each tensor is stored, and how many numbers it has.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (String, u64)> {
+        self.content
+            .tensor_infos
+            .values() // summed up: their order does not matter
+            .map(|info| (format!("{:?}", info.ggml_dtype).to_lowercase(), info.shape.elem_count() as u64))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -79,6 +79,11 @@ impl Stored {
         self.width
     }
 
+    /// Where its parts lie in the file, and their bytes.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.parts.iter().map(|part| (part.start, part.rows * part.stride()))
+    }
+
     /// Appends the `f32` values of rows, one after the other.
     ///
     /// # Panics
