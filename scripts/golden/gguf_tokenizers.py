@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/gguf_tokenizers.json: small tokenizers as GGUF files describe them, and the ids that transformers'
-reader of such files makes of odd texts. Versions: scripts/golden/requirements.txt.
+"""Makes tests/golden/gguf_tokenizers.json: small tokenizers as GGUF files describe them, and the ids
+that transformers' reader of such files makes of odd texts. Versions: scripts/golden/requirements.txt.
 
   python scripts/golden/gguf_tokenizers.py
 """
@@ -14,10 +14,11 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_t
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/gguf_tokenizers.json"
 PIECES = (
-    "\u2581 a b o d g e t h r s \u2581t he \u2581the go od \u2581g \u2581go \u2581good ood \u2581b ad \u2581bad er \u2581a re at "
-    "\u2581gre \u2581great"
+    "\u2581 a b o d g e t h r s \u2581t he \u2581the go od \u2581g \u2581go \u2581good ood \u2581b ad \u2581bad er \u2581a re "
+    "at \u2581gre \u2581great"
 ).split(" ")
-MERGES = ["t h", "th e", "\u0120 the", "g o", "o d", "go od", "\u0120 good", "1 2", "12 3", "\u0120 \u0120", "' s", "\u010a \u010a"]
+MERGES = ["t h", "th e", "\u0120 the", "g o", "o d", "go od", "\u0120 good"]
+MERGES += ["1 2", "12 3", "\u0120 \u0120", "' s", "\u010a \u010a"]
 TEXTS = [
     "the good",
     "good",

@@ -91,7 +91,8 @@ impl Rope {
         match self.rope_type.as_deref().unwrap_or("default") {
             "default" => Ok(plain.collect()),
             "divisors" => {
-                let divisors = self.divisors.iter().flatten();
+                let lacking = || PageError::Config("the rotary scaling lacks divisors".to_owned());
+                let divisors = self.divisors.as_ref().ok_or_else(lacking)?;
                 Ok(plain.zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect())
             }
             "linear" => {

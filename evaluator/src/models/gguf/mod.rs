@@ -238,10 +238,12 @@ impl Gguf {
             return Err(GgufError::Shape { path, tensor, found, expected });
         }
         let rows = expected.first().copied().unwrap_or(0);
-        let head =
-            |key: &str| Some(rows / self.number(key).ok()??.max(1)).filter(|head| head.is_multiple_of(2));
         let interleaved = match self.family.interleaved(&tensor) {
-            Some(heads) => head(heads),
+            Some(key) => {
+                // a file that names no key heads has as many as query heads
+                let heads = self.number(key)?.or(self.number("attention.head_count")?).unwrap_or(1).max(1);
+                Some(rows / heads).filter(|head| *head > 0 && head.is_multiple_of(2))
+            }
             None => None,
         };
         Ok(Place { interleaved, ..place })
