@@ -329,7 +329,8 @@ fn sent_initial(initial: &[Vec<f32>]) -> Vec<f32> {
     if flat.iter().all(|&x| x == 0.0) { Vec::new() } else { flat }
 }
 
-/// Bytes of the process itself at most: its code, the run's texts, what its allocator keeps. Measured: 40 MiB.
+/// Bytes of the process itself: its code, the run's texts, what its allocator keeps. An estimate: with it the peak
+/// measured of Gemma 3 270M stayed 5 % below what is stated.
 pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
 
 /// Projections, prompts, cached hidden states and scratch, the tokenizer, and the program.
