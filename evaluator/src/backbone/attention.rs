@@ -8,6 +8,10 @@ use super::choices::{Heads, Place, Relative, Sight};
 use super::disentangled::{Disentangled, PositionScratch};
 use crate::kernel::{Packed, gemm, soft_cap, softmax};
 
+/// Query rows whose scores are held at a time: a few tiles of the product, so that scores stay in the cache and take
+/// memory that grows with an example's length, not with its square.
+const BLOCK: usize = 96;
+
 /// One example's keys and values: rows of `[keys | values]`.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
@@ -65,16 +69,24 @@ pub(super) struct AttentionScratch {
 pub(super) enum Stand {
     /// Text rows from this one on.
     Text(usize),
-    /// The prompt's rows.
-    Prompt,
+    /// The prompt's rows from this one on.
+    Prompt(usize),
 }
 
 impl Stand {
+    /// Where its rows from `row` on stand.
+    fn from(self, row: usize) -> Self {
+        match self {
+            Self::Text(first) => Self::Text(first + row),
+            Self::Prompt(first) => Self::Prompt(first + row),
+        }
+    }
+
     /// Position of the set's row.
     fn position(self, place: Place, row: usize) -> usize {
-        match self {
-            Self::Text(first) => place.text(first + row),
-            Self::Prompt => place.prompt(row),
+        match self.from(row) {
+            Self::Text(row) => place.text(row),
+            Self::Prompt(row) => place.prompt(row),
         }
     }
 }
@@ -84,6 +96,15 @@ pub(super) struct Queries<'a> {
     pub(super) rows: &'a [f32],
     pub(super) stand: Stand,
     pub(super) out: &'a mut [f32],
+}
+
+impl Queries<'_> {
+    /// The same rows, a few at a time: `limit` rows of `stride` numbers.
+    fn blocks(&mut self, stride: usize, limit: usize) -> impl Iterator<Item = Queries<'_>> {
+        let (stand, size) = (self.stand, stride * limit);
+        let blocks = self.rows.chunks(size).zip(self.out.chunks_mut(size)).enumerate();
+        blocks.map(move |(block, (rows, out))| Queries { rows, stand: stand.from(block * limit), out })
+    }
 }
 
 /// An attention: its heads, where a prompt stands among its keys, and what distances add to its scores.
@@ -111,7 +132,6 @@ impl Attention<'_> {
     pub(super) fn attend(&self, keys: Keys<'_>, sets: &mut [Queries<'_>], scratch: &mut AttentionScratch) {
         let heads = self.heads;
         let (width, len, stride) = (heads.width, keys.len(), heads.query_width());
-        let shared = heads.queries / heads.keys;
         for head in 0..heads.keys {
             let column = head * width;
             scratch.keys.fill_columns(len, width, |t| keys.slice(t, column, width));
@@ -120,26 +140,31 @@ impl Attention<'_> {
                 positions.ready(heads, column, keys, &mut scratch.positions);
             }
             for set in sets.iter_mut() {
-                let rows = set.rows.len() / stride;
-                if rows == 0 {
-                    continue;
-                }
-                let (stand, place) = (set.stand, self.place);
-                let position = |row: usize| stand.position(place, row);
-                scratch.scores.resize(rows * len, 0.0);
-                let scores = &mut scratch.scores[..rows * len];
-                for query in head * shared..(head + 1) * shared {
-                    let column = query * width;
-                    gemm(&set.rows[column..], stride, rows, &scratch.keys, None, scores, len);
-                    if let Some(positions) = self.disentangled {
-                        positions.add((heads, column), set, position, scores, &mut scratch.positions);
-                    }
-                    for (r, row) in scores.chunks_exact_mut(len).enumerate() {
-                        self.weigh(query, row, position(r));
-                    }
-                    gemm(scores, len, rows, &scratch.values, None, &mut set.out[column..], stride);
+                for block in set.blocks(stride, BLOCK) {
+                    self.attend_block(head, len, block, scratch);
                 }
             }
+        }
+    }
+
+    /// A few query rows and the query heads of one key head, whose `len` keys and values are ready.
+    fn attend_block(&self, head: usize, len: usize, block: Queries<'_>, scratch: &mut AttentionScratch) {
+        let heads = self.heads;
+        let (stride, shared) = (heads.query_width(), heads.queries / heads.keys);
+        let rows = block.rows.len() / stride;
+        let position = |row: usize| block.stand.position(self.place, row);
+        scratch.scores.resize(rows * len, 0.0);
+        let scores = &mut scratch.scores[..];
+        for query in head * shared..(head + 1) * shared {
+            let column = query * heads.width;
+            gemm(&block.rows[column..], stride, rows, &scratch.keys, None, scores, len);
+            if let Some(positions) = self.disentangled {
+                positions.add((heads, column), &block, position, scores, &mut scratch.positions);
+            }
+            for (r, row) in scores.chunks_exact_mut(len).enumerate() {
+                self.weigh(query, row, position(r));
+            }
+            gemm(scores, len, rows, &scratch.values, None, &mut block.out[column..], stride);
         }
     }
 
@@ -161,5 +186,41 @@ impl Attention<'_> {
             scale = 1.0;
         }
         softmax(row, scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTH: usize = 8;
+
+    fn numbers(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * step + 13) % 1009) as f32 / 1009.0 - 0.5).collect()
+    }
+
+    /// Rows `range` of `query` over all keys.
+    fn attend(heads: &Heads, query: &[f32], range: std::ops::Range<usize>, keys: &[f32]) -> Vec<f32> {
+        let attention = Attention { heads, place: Place::default(), relative: None, disentangled: None };
+        let wide = heads.query_width();
+        let mut out = vec![f32::NAN; range.len() * wide];
+        let rows = &query[range.start * wide..range.end * wide];
+        let mut sets = [Queries { rows, stand: Stand::Text(range.start), out: &mut out }];
+        attention.attend(attention.keys(keys, &[]), &mut sets, &mut AttentionScratch::default());
+        out
+    }
+
+    #[test]
+    fn more_rows_than_a_block_give_what_each_gives_alone() {
+        for sight in [Sight::All, Sight::Back, Sight::Around(5)] {
+            let heads = Heads { queries: 2, keys: 1, width: WIDTH, scale: 0.3, cap: None, sight };
+            let rows = 2 * BLOCK + 7;
+            let (query, keys) = (numbers(rows * 2 * WIDTH, 7919), numbers(rows * 2 * WIDTH, 104_729));
+            let together = attend(&heads, &query, 0..rows, &keys);
+            for row in [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK, rows - 1] {
+                let alone = attend(&heads, &query, row..row + 1, &keys);
+                assert_eq!(together[row * 2 * WIDTH..(row + 1) * 2 * WIDTH], alone, "{sight:?} row {row}");
+            }
+        }
     }
 }

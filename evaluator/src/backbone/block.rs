@@ -287,7 +287,7 @@ impl Block {
                 },
                 Queries {
                     rows: &scratch.prompt_query[own.clone()],
-                    stand: Stand::Prompt,
+                    stand: Stand::Prompt(0),
                     out: &mut scratch.prompt_context[own],
                 },
             ];
@@ -297,7 +297,7 @@ impl Block {
             // every example begins with the same rows: the first one's are as good as any
             let keys = attention.keys(&key_value[..input.place.lead * double], &scratch.prompt_key_value);
             let (rows, out) = (&scratch.prompt_query, &mut scratch.prompt_context);
-            let mut sets = [Queries { rows, stand: Stand::Prompt, out }];
+            let mut sets = [Queries { rows, stand: Stand::Prompt(0), out }];
             attention.attend(keys, &mut sets, &mut scratch.attention);
         }
     }
