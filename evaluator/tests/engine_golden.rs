@@ -296,6 +296,9 @@ fn minilm_equals_transformers() {
     case.check(Injection::Prefix, "similarity");
 }
 
+/// Models whose layers project rows as they come, without a norm or a rotation.
+const POST_NORM: [&str; 4] = ["bert-tiny", "roberta-tiny", "deberta-v3-tiny", "bart-tiny"];
+
 /// The same candidates whatever else is in the call: alone, in another order, on a part of the examples, with another
 /// token budget, with another number of threads, and reached through another history of the context.
 #[test]
@@ -344,10 +347,18 @@ fn a_candidate_has_the_same_bits_in_any_company() {
                         assert_eq!(one.unwrap()[0], logits[example * classes..(example + 1) * classes]);
                     }
                 }
-                // the same deep prompt scored from the bottom: the cached context changes no bit either
+                // the same deep prompt scored from the bottom: the cached context changes no bit either, but where the
+                // tuned layer's projections are linear in the prompt, W h + W p is rounded otherwise than W (h + p)
                 let mut deep = context.clone();
                 deep[layer].clone_from(&candidates[0]);
-                assert_eq!(other.score(Some(&deep), &case.train()).unwrap(), all[0]);
+                let scored = other.score(Some(&deep), &case.train()).unwrap();
+                if injection == Injection::Add && POST_NORM.contains(&model) {
+                    let largest = scored.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * largest;
+                    assert!(scored.iter().zip(&all[0]).all(near), "{model} layer {layer}");
+                } else {
+                    assert_eq!(scored, all[0]);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use super::attention::{Attention, AttentionScratch, Queries, Stand};
 use super::choices::{FeedForward, Heads, Linear, Norm, Norms, Place, Relative};
 use super::cross::{Cross, CrossScratch, Encoded};
 use super::disentangled::Disentangled;
+use super::known::Known;
 use super::rotary::Rotary;
 
 /// Weights of one block.
@@ -48,15 +49,6 @@ pub(crate) enum PromptRows<'a> {
     Prefix(&'a [f32]),
 }
 
-/// Queries, keys and values of the text rows, when they are known already.
-#[derive(Clone, Copy)]
-pub(crate) struct Projected<'a> {
-    /// `[rows, queries * width]`
-    pub(crate) query: &'a [f32],
-    /// `[rows, 2 * keys * width]`
-    pub(crate) key_value: &'a [f32],
-}
-
 /// A block's input.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
@@ -66,7 +58,7 @@ pub(crate) struct Input<'a> {
     pub(crate) spans: &'a [Range<usize>],
     pub(crate) place: Place,
     pub(crate) prompt: PromptRows<'a>,
-    pub(crate) known: Option<Projected<'a>>,
+    pub(crate) known: Option<Known<'a>>,
     /// What a decoder's block sees of the encoder.
     pub(crate) encoded: Option<Encoded<'a>>,
 }
@@ -135,7 +127,10 @@ impl Block {
             PromptRows::None | PromptRows::Prefix(_) => &[],
         };
         let all = matches!(wanted, Wanted::All);
-        self.prompt_projections(prompt_rows, input.place, all, scratch);
+        match input.known.and_then(|known| known.prompt) {
+            Some(parts) => parts.join(all, &mut scratch.prompt_query, &mut scratch.prompt_key_value),
+            None => self.prompt_projections(prompt_rows, input.place, all, scratch),
+        }
         self.attend(input, wanted, scratch);
 
         let one = matches!(wanted, Wanted::One(_));
@@ -156,7 +151,24 @@ impl Block {
         key_value
     }
 
-    /// Queries, keys and values of text rows, for [`Input::known`].
+    /// Whether queries, keys and values are linear in the rows: no norm comes before them, and nothing turns them.
+    pub(crate) fn is_linear(&self) -> bool {
+        let norms = [&self.attention_norms.input, &self.query_norm, &self.key_norm];
+        norms.iter().all(|norm| norm.is_none()) && self.rotary.is_none()
+    }
+
+    /// Queries, keys and values that a prompt, `[n, hidden]`, adds to those of its rows, for [`Parts::added`](super::Parts).
+    pub(crate) fn added(&self, prompt: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let rows = prompt.len() / self.hidden();
+        let project = |linear: &Linear| {
+            let mut out = vec![0.0; rows * linear.weight.outputs()];
+            linear.weight.multiply(prompt, self.hidden(), rows, None, &mut out);
+            out
+        };
+        (project(&self.query), project(&self.key_value))
+    }
+
+    /// Queries, keys and values of text rows, for [`Known::text`]; of any rows where they are linear.
     pub(crate) fn project(
         &self,
         text: &[f32],
@@ -190,7 +202,7 @@ impl Block {
         for (span, pick) in input.spans.iter().zip(picks) {
             scratch.picked.extend(row(input.text, self.hidden(), span.start + pick));
             if let Some(known) = input.known {
-                scratch.query.extend(row(known.query, self.heads.query_width(), span.start + pick));
+                scratch.query.extend(row(known.text.query, self.heads.query_width(), span.start + pick));
             }
         }
         if input.known.is_none() {
@@ -255,8 +267,8 @@ impl Block {
         let (wide, double) = (self.heads.query_width(), 2 * self.heads.key_width());
         let one = matches!(wanted, Wanted::One(_));
         let (query, key_value): (&[f32], &[f32]) = match input.known {
-            Some(known) if one => (&scratch.query, known.key_value),
-            Some(known) => (known.query, known.key_value),
+            Some(known) if one => (&scratch.query, known.text.key_value),
+            Some(known) => (known.text.query, known.text.key_value),
             None => (&scratch.query, &scratch.key_value),
         };
         scratch.context.resize(query.len(), 0.0);

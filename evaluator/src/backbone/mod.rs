@@ -14,6 +14,7 @@ mod deberta;
 mod decoder;
 mod disentangled;
 mod gpt2;
+mod known;
 mod llama;
 mod load;
 mod modernbert;
@@ -34,10 +35,11 @@ use crate::models::gguf::{Gguf, GgufError};
 use crate::models::locate::Located;
 use crate::models::weights::WeightError;
 
-pub(crate) use block::{Block, Hidden, Input, Projected, PromptRows, Scratch, Wanted};
+pub(crate) use block::{Block, Hidden, Input, PromptRows, Scratch, Wanted};
 pub(crate) use choices::{Activation, Linear, Norm, Place};
 pub(crate) use cross::Encoded;
 pub(crate) use decoder::{Decoder, Given};
+pub(crate) use known::{Known, Parts, Projected};
 pub use pooling::Pooling;
 pub(crate) use weight::Table;
 

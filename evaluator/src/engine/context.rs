@@ -1,5 +1,7 @@
 //! The cached context: hidden states below the tuned layer, run once for all candidates.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::forward::{Deep, From, Pass, Pool};
@@ -17,17 +19,47 @@ pub(super) struct Cache {
     /// In `add`, before the layer's own prompt is added: `[examples * n, hidden]`, or `[n, hidden]` where it is shared.
     prompt: Vec<f32>,
     shared: bool,
-    /// Projections of `text` at `layer`: `[rows, queries * width]` and `[rows, 2 * keys * width]`.
+    /// Projections of `text` at `layer`.
+    of_text: Projections,
+    /// And of `prompt`, where each example has its own and they are linear; else empty.
+    of_prompt: Projections,
+    projected: bool,
+}
+
+/// `[rows, queries * width]` and `[rows, 2 * keys * width]`.
+#[derive(Debug, Default)]
+struct Projections {
     query: Vec<f32>,
     key_value: Vec<f32>,
-    projected: bool,
+}
+
+impl Projections {
+    fn clear(&mut self) {
+        self.query.clear();
+        self.key_value.clear();
+    }
+
+    fn extend(&mut self, more: Self) {
+        self.query.extend(more.query);
+        self.key_value.extend(more.key_value);
+    }
+
+    /// Some rows, of a block with heads as wide as that.
+    fn rows(&self, rows: Range<usize>, (wide, double): (usize, usize)) -> Projected<'_> {
+        Projected {
+            query: &self.query[rows.start * wide..rows.end * wide],
+            key_value: &self.key_value[rows.start * double..rows.end * double],
+        }
+    }
 }
 
 /// What a task reads of the cache: its own rows.
 pub(super) struct Slice<'a> {
     pub(super) text: &'a [f32],
     pub(super) prompt: &'a [f32],
-    pub(super) known: Projected<'a>,
+    pub(super) of_text: Projected<'a>,
+    /// Where prompt rows' projections are linear.
+    pub(super) of_prompt: Option<Projected<'a>>,
 }
 
 impl Cache {
@@ -92,29 +124,35 @@ impl Cache {
         self.projected = false;
     }
 
-    /// Queries, keys and values of the text rows at the cached layer: no candidate changes them.
+    /// Queries, keys and values of the rows at the cached layer that no candidate changes.
     fn project(&mut self, pass: Pass<'_>, batch: &Batch) {
         let block = &pass.backbone.blocks[self.layer];
-        let parts: Vec<(Vec<f32>, Vec<f32>)> = batch
+        let linear = block.is_linear() && !self.shared;
+        let parts: Vec<(Projections, Projections)> = batch
             .groups(0..batch.spans.len(), 0, 256) // rows a task
             .par_iter()
             .map(|group| {
-                let (text, _) = self.rows(pass, batch, group);
-                let (mut query, mut key_value) = (Vec::new(), Vec::new());
-                block.project(text, &batch.group_spans(group), batch.place, &mut query, &mut key_value);
-                (query, key_value)
+                let (text, prompt) = self.rows(pass, batch, group);
+                let (mut of_text, mut of_prompt) = (Projections::default(), Projections::default());
+                let Projections { query, key_value } = &mut of_text;
+                block.project(text, &batch.group_spans(group), batch.place, query, key_value);
+                if linear {
+                    // without spans: nothing turns these rows, so they need no positions
+                    block.project(prompt, &[], batch.place, &mut of_prompt.query, &mut of_prompt.key_value);
+                }
+                (of_text, of_prompt)
             })
             .collect();
-        self.query.clear();
-        self.key_value.clear();
-        for (query, key_value) in parts {
-            self.query.extend(query);
-            self.key_value.extend(key_value);
+        self.of_text.clear();
+        self.of_prompt.clear();
+        for (of_text, of_prompt) in parts {
+            self.of_text.extend(of_text);
+            self.of_prompt.extend(of_prompt);
         }
         self.projected = true;
     }
 
-    fn rows(&self, pass: Pass<'_>, batch: &Batch, group: &std::ops::Range<usize>) -> (&[f32], &[f32]) {
+    fn rows(&self, pass: Pass<'_>, batch: &Batch, group: &Range<usize>) -> (&[f32], &[f32]) {
         let hidden = pass.backbone.hidden();
         let rows = batch.group_rows(group);
         let text = &self.text[rows.start * hidden..rows.end * hidden];
@@ -126,16 +164,18 @@ impl Cache {
     }
 
     /// A group's part.
-    pub(super) fn slice(&self, pass: Pass<'_>, batch: &Batch, group: &std::ops::Range<usize>) -> Slice<'_> {
+    pub(super) fn slice(&self, pass: Pass<'_>, batch: &Batch, group: &Range<usize>) -> Slice<'_> {
         let heads = &pass.backbone.blocks[self.layer].heads;
-        let (wide, double) = (heads.query_width(), 2 * heads.key_width());
-        let rows = batch.group_rows(group);
+        let widths = (heads.query_width(), 2 * heads.key_width());
         let (text, prompt) = self.rows(pass, batch, group);
-        let known = Projected {
-            query: &self.query[rows.start * wide..rows.end * wide],
-            key_value: &self.key_value[rows.start * double..rows.end * double],
-        };
-        Slice { text, prompt, known }
+        let each = batch.place.rows;
+        let of_prompt = || self.of_prompt.rows(group.start * each..group.end * each, widths);
+        Slice {
+            text,
+            prompt,
+            of_text: self.of_text.rows(batch.group_rows(group), widths),
+            of_prompt: (!self.of_prompt.query.is_empty()).then(of_prompt),
+        }
     }
 
     /// The cached text rows: the statistics for the projections are taken from them.

@@ -7,7 +7,7 @@ use super::Injection;
 use super::pack::Batch;
 use super::read_out::{Head, Reads};
 use crate::backbone::{
-    Backbone, Encoded, Hidden, Input, Linear, Place, Projected, PromptRows, Rows, Scratch, Wanted,
+    Backbone, Encoded, Hidden, Input, Known, Linear, Place, PromptRows, Rows, Scratch, Wanted,
 };
 
 /// Buffers of one task.
@@ -70,8 +70,8 @@ pub(super) struct From<'a> {
     /// In `add`, those of its prompt rows before the layer's prompt is added: `[examples * n, hidden]`, or
     /// `[n, hidden]` where they are shared.
     pub(super) prompt: &'a [f32],
-    /// The text rows' projections at that layer, when known.
-    pub(super) known: Option<Projected<'a>>,
+    /// What is known of the rows' projections at that layer.
+    pub(super) known: Option<Known<'a>>,
     /// Each example's rows.
     pub(super) spans: &'a [Range<usize>],
     pub(super) place: Place,
