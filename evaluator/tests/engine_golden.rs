@@ -263,6 +263,11 @@ fn bart_equals_transformers() {
     check_tiny("bart-tiny");
 }
 
+#[test]
+fn cpt_equals_transformers() {
+    check_tiny("cpt-tiny");
+}
+
 /// What sentence-transformers' folders say about pooling, in place of the mean.
 #[test]
 fn other_poolings_equal_transformers() {
@@ -315,6 +320,7 @@ fn a_candidate_has_the_same_bits_in_any_company() {
         ("gemma3-tiny", "next_token"),
         ("modernbert-tiny", "masked_lm"),
         ("deberta-v3-tiny", "masked_lm"),
+        ("cpt-tiny", "masked_lm"),
         ("t5-tiny", "seq2seq"),
         ("bart-tiny", "seq2seq"),
     ] {

@@ -131,6 +131,34 @@ fn a_pooling_that_is_none_of_ours_is_named() {
     assert!(error.contains("1_Pooling") && error.contains("cls, mean and last token"), "{error}");
 }
 
+/// CPT's encoder, decoder and head share their words, which a file may keep under one of their names alone.
+#[test]
+fn a_cpt_has_its_words_under_any_of_their_names() {
+    let logits = |folder: &Path| {
+        let read_out = ReadOut::MaskedLm { label_ids: vec![10, 11, 12] };
+        let backbone = load(folder).unwrap();
+        assert_eq!(backbone.max_tokens(), 45, "as many as its table has; config.json says 64");
+        engine(Arc::new(backbone), read_out).unwrap().evaluate(1, &[vec![0.25; 60]], 0..1).unwrap()
+    };
+    let whole = logits(&golden("cpt-tiny"));
+    let others = ["model.encoder.embeddings.word_embeddings.weight", "model.shared.weight", "lm_head.weight"];
+    for kept in others.into_iter().chain(["model.decoder.embed_tokens.weight"]) {
+        let folder = copy("cpt-tiny");
+        let mut all = tensors(folder.path());
+        let words = all["model.shared.weight"].clone();
+        all.retain(|_, tensor| tensor.dims() != words.dims());
+        all.insert(kept.to_owned(), words);
+        safetensors::save(&all, folder.path().join("model.safetensors")).unwrap();
+        assert_eq!(logits(folder.path()), whole, "{kept}");
+    }
+    let folder = copy("cpt-tiny");
+    let mut all = tensors(folder.path());
+    let name = "model.encoder.encoder.layer.2.output.dense.weight";
+    all.remove(name).unwrap();
+    safetensors::save(&all, folder.path().join("model.safetensors")).unwrap();
+    assert!(refused(folder.path()).contains(&format!("tensor `{name}` is missing")));
+}
+
 fn engine(backbone: Arc<Backbone>, read_out: ReadOut) -> Result<Engine, String> {
     let settings = Settings {
         injection: Injection::Add,

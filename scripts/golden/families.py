@@ -13,6 +13,7 @@ import argparse
 import tokens
 import torch
 import transformers as hf
+from cpt import CPTForMaskedLM
 from seq2seq import T5, Bart
 from tiny import Family, make
 
@@ -235,6 +236,27 @@ def deberta(vocab_size):
     return hf.DebertaV2ForMaskedLM(config)
 
 
+def cpt(vocab_size):
+    # As in the files of before December 2022, the encoder has fewer positions than config.json says.
+    config = hf.BartConfig(
+        vocab_size=vocab_size,
+        d_model=30,
+        encoder_layers=3,
+        decoder_layers=1,
+        encoder_attention_heads=3,
+        decoder_attention_heads=5,
+        encoder_ffn_dim=44,
+        decoder_ffn_dim=20,
+        max_position_embeddings=64,
+        decoder_start_token_id=3,
+        **dict(bos_token_id=2, pad_token_id=0, eos_token_id=3),
+    )
+    model = CPTForMaskedLM(config, positions=45)
+    # Zero in the published checkpoints; drawn so that it is not forgotten.
+    model.final_logits_bias.copy_(0.2 * torch.randn(model.final_logits_bias.shape))
+    return model
+
+
 FAMILIES = [
     Family("gpt2", 21, tokens.gpt2, gpt2, "next_token", lead=0),
     Family("llama", 22, tokens.with_bos, llama, "next_token", hub=LLAMA_HUB),
@@ -272,6 +294,7 @@ FAMILIES = [
     ),
     Family("bart", 31, tokens.roberta, bart, "seq2seq", golden=Bart, hub=dict(decoder_start_token_id=2)),
     Family("deberta-v3", 32, tokens.deberta, deberta, "masked_lm", hub=dict(pos_att_type="p2c|c2p")),
+    Family("cpt", 33, tokens.wordpiece, cpt, "masked_lm", kind=CPTForMaskedLM),
 ]
 
 

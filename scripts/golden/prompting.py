@@ -73,6 +73,8 @@ def head_at(model, rows, label_ids):
         return model.decoder(model.head(rows))[:, label_ids]
     if hasattr(model, "lm_predictions"):  # DeBERTa v3's is handed the embeddings
         return model.lm_predictions(rows, model.get_input_embeddings())[:, label_ids]
+    if hasattr(model, "final_logits_bias"):  # CPT's is the embeddings
+        return (model.lm_head(rows) + model.final_logits_bias)[:, label_ids]
     head = model.lm_head if hasattr(model, "lm_head") else model.cls
     return head(rows)[:, label_ids]
 

@@ -35,6 +35,7 @@ class Family:
     lead: int = 1
     norm_centre: float = 1.0  # Gemma's norms multiply by 1 + weight
     golden: type = Golden
+    kind: type | None = None  # what reads the folder where transformers has no class for it
     poolings: tuple = ("mean",)
     # Keys of config.json as models on the hub have them where transformers now writes others; None: left out.
     hub: dict = dataclasses.field(default_factory=dict)
@@ -59,7 +60,7 @@ def save(family, folder):
         config = json.loads(path.read_text()) | family.hub
         config = {key: value for key, value in sorted(config.items()) if value is not None}
         path.write_text(json.dumps(config, indent=2) + "\n")
-    loaded = load(folder, kind=KINDS[family.read_out])
+    loaded = load(folder, kind=family.kind or KINDS[family.read_out])
     loaded.config.use_cache = False
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), f"{name} was not loaded as it was saved"

@@ -1,4 +1,4 @@
-//! BART: a post-norm encoder and decoder with learned positions that start at 2.
+//! BART: a post-norm encoder and decoder with learned positions that start at 2. CPT calls itself by the same name.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::{
     Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts, Sizes,
-    Table, above_zero, divides, parse,
+    Table, above_zero, cpt, divides, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -54,6 +54,9 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         return Err(PageError::Config("normalize_before is not supported".to_owned()));
     }
     let weights = &Weights::open(&located.folder, &located.weights)?;
+    if cpt::is(weights) {
+        return cpt::load(text, weights);
+    }
     // the epsilon is no key of theirs
     let form = NormForm { kind: NormKind::Layer { bias: true }, eps: 1e-5, offset: 0.0 };
     let loader = Loader::new(weights, &["model.", ""], "shared.weight", form);

@@ -30,9 +30,8 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
     let loader = Loader::new(weights, &["bert.", "roberta.", ""], probe, form);
     let first = if family == "bert" { 0 } else { config.pad_token_id + 1 };
     let page = Page { loader, config };
-    let embeddings = page.embeddings(first)?;
-    let blocks =
-        (0..page.config.num_hidden_layers).map(|layer| page.block(layer)).collect::<Result<_, _>>()?;
+    let word = page.loader.tensor(probe, &[page.config.vocab_size, page.config.hidden_size])?;
+    let embeddings = page.embeddings(word, first, 0)?;
     let head = match family {
         "bert" => page.head(
             "cls.predictions.transform.dense",
@@ -41,21 +40,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
         )?,
         _ => page.head("lm_head.dense", "lm_head.layer_norm", "lm_head")?,
     };
-    let sizes = Sizes {
-        hidden: page.config.hidden_size,
-        vocab: page.config.vocab_size,
-        tokens: page.config.max_position_embeddings.saturating_sub(first),
-        padding: Some(page.config.pad_token_id),
-    };
-    Ok(Backbone {
-        sizes,
-        embeddings,
-        blocks,
-        final_norm: None,
-        head,
-        decoder: None,
-        pooling: Pooling::default(),
-    })
+    Ok(page.backbone(embeddings, head)?)
 }
 
 fn activation(named: HiddenAct) -> Activation {
@@ -66,20 +51,29 @@ fn activation(named: HiddenAct) -> Activation {
     }
 }
 
-struct Page<'a> {
-    loader: Loader<'a>,
-    config: Config,
+/// BERT's encoder, under whatever prefix its names stand.
+pub(super) struct Page<'a> {
+    pub(super) loader: Loader<'a>,
+    pub(super) config: Config,
 }
 
 impl Page<'_> {
-    fn embeddings(&self, first: usize) -> Result<Embeddings, WeightError> {
+    /// The word embeddings with those of positions, the first token's in row `first`, and of the token type that all
+    /// tokens have.
+    pub(super) fn embeddings(
+        &self,
+        word: Vec<f32>,
+        first: usize,
+        token_type: usize,
+    ) -> Result<Embeddings, WeightError> {
         let (config, hidden) = (&self.config, self.config.hidden_size);
         let table =
             |name: &str, rows| self.loader.tensor(&format!("embeddings.{name}.weight"), &[rows, hidden]);
-        let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
-        token_type.truncate(hidden);
+        let types = table("token_type_embeddings", config.type_vocab_size)?;
+        let token_type =
+            types.get(token_type * hidden..(token_type + 1) * hidden).unwrap_or_default().to_vec();
         Ok(Embeddings {
-            word: table("word_embeddings", config.vocab_size)?.into(),
+            word: word.into(),
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,
@@ -87,6 +81,30 @@ impl Page<'_> {
             }),
             token_type: Some(token_type),
             norm: Some(self.loader.norm("embeddings.LayerNorm", hidden)?),
+        })
+    }
+
+    /// All of it under a head.
+    pub(super) fn backbone(
+        &self,
+        embeddings: Embeddings,
+        head: Option<LmHead>,
+    ) -> Result<Backbone, WeightError> {
+        let config = &self.config;
+        let first = embeddings.position.as_ref().map_or(0, |positions| positions.first);
+        Ok(Backbone {
+            sizes: Sizes {
+                hidden: config.hidden_size,
+                vocab: config.vocab_size,
+                tokens: config.max_position_embeddings.saturating_sub(first),
+                padding: Some(config.pad_token_id),
+            },
+            embeddings,
+            blocks: (0..config.num_hidden_layers).map(|layer| self.block(layer)).collect::<Result<_, _>>()?,
+            final_norm: None,
+            head,
+            decoder: None,
+            pooling: Pooling::default(),
         })
     }
 

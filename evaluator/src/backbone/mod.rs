@@ -9,6 +9,7 @@ mod bert;
 mod block;
 mod bytes;
 mod choices;
+mod cpt;
 mod cross;
 mod deberta;
 mod decoder;
@@ -126,7 +127,7 @@ pub(crate) struct Embeddings {
     pub(crate) word: Table,
     pub(crate) scale: f32,
     pub(crate) position: Option<Positions>,
-    /// Row 0 of the token types, `[hidden]`: a single sequence has no other.
+    /// A row of the token types, `[hidden]`: a single sequence has one alone.
     pub(crate) token_type: Option<Vec<f32>>,
     pub(crate) norm: Option<Norm>,
 }
