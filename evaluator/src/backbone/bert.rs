@@ -79,7 +79,7 @@ impl Page<'_> {
         let mut token_type = table("token_type_embeddings", config.type_vocab_size)?;
         token_type.truncate(hidden);
         Ok(Embeddings {
-            word: table("word_embeddings", config.vocab_size)?.into(),
+            word: self.loader.table("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,
