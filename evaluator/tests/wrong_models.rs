@@ -121,6 +121,73 @@ fn a_missing_tensor_and_a_truncated_file_are_named() {
     assert!(refused(folder.path()).contains("is it complete?"));
 }
 
+/// The folder's safetensors file with another list of tensors before its numbers.
+fn relist(folder: &Path, change: impl FnOnce(String) -> String) {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (list, numbers) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let list = change(String::from_utf8(list.to_vec()).unwrap());
+    let length = (list.len() as u64).to_le_bytes();
+    std::fs::write(&path, [&length, list.as_bytes(), numbers].concat()).unwrap();
+}
+
+/// Where a tensor lies, as the list of the folder's file writes it.
+fn offsets(list: &str, tensor: &str) -> String {
+    let entry = &list[list.find(&format!("\"{tensor}\"")).unwrap()..];
+    let begin = entry.find("\"data_offsets\":[").unwrap();
+    entry[begin..begin + entry[begin..].find(']').unwrap() + 1].to_owned()
+}
+
+#[test]
+fn a_list_of_tensors_that_does_not_cover_the_file_is_refused() {
+    let norm = "bert.encoder.layer.0.output.LayerNorm.weight";
+    let changes: [&dyn Fn(String) -> String; 6] = [
+        // on another's numbers; before its own beginning; beyond the file; of another length than its shape's
+        &|list| {
+            let (own, other) =
+                (offsets(&list, norm), offsets(&list, "bert.encoder.layer.1.output.LayerNorm.weight"));
+            list.replace(&own, &other)
+        },
+        &|list| list.replace(&offsets(&list, norm), "\"data_offsets\":[160,0]"),
+        &|list| list.replace(&offsets(&list, norm), "\"data_offsets\":[0,99999999999]"),
+        &|list| {
+            let entry = list.find(&format!("\"{norm}\"")).unwrap();
+            format!("{}{}", &list[..entry], list[entry..].replacen("[40]", "[41]", 1))
+        },
+        &|list| list.replace(':', ";"),
+        &|list| format!("{list}{list}"),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let folder = copy("bert-tiny");
+        relist(folder.path(), |list| {
+            let changed = change(list.clone());
+            assert_ne!(changed, list, "{index}");
+            changed
+        });
+        let error = refused(folder.path());
+        assert!(error.contains("not a usable safetensors file"), "{index}: {error}");
+    }
+    let folder = copy("bert-tiny");
+    for length in [0, 4, 8, 20, 5_000] {
+        let whole = std::fs::read(golden("bert-tiny").join("model.safetensors")).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), &whole[..length]).unwrap();
+        assert!(refused(folder.path()).contains("is it complete?"), "{length}");
+    }
+}
+
+#[test]
+fn a_tensor_of_whole_numbers_is_no_weight() {
+    let folder = copy("bert-tiny");
+    let mut all = tensors(folder.path());
+    let name = "bert.encoder.layer.1.output.dense.weight";
+    let whole = all[name].to_dtype(DType::U8).unwrap();
+    all.insert(name.to_owned(), whole);
+    safetensors::save(&all, folder.path().join("model.safetensors")).unwrap();
+    let error = refused(folder.path());
+    assert!(error.contains(name) && error.contains("of type U8; supported are: F32, F16, BF16"), "{error}");
+}
+
 #[test]
 fn a_pooling_that_is_none_of_ours_is_named() {
     let folder = copy("bert-tiny");
@@ -188,6 +255,22 @@ fn a_read_out_that_a_model_has_not_names_those_it_has() {
     }
 }
 
+fn logits(folder: &Path) -> Vec<Vec<f32>> {
+    let read_out = ReadOut::NextToken { label_ids: vec![10, 11, 12] };
+    let mut engine = engine(Arc::new(load(folder).unwrap()), read_out).unwrap();
+    engine.evaluate(1, &[vec![0.25; 72]], 0..1).unwrap()
+}
+
+/// Older writers leave the numbers at any byte; what is mapped is read there all the same.
+#[test]
+fn numbers_that_lie_on_no_boundary_are_read() {
+    for spaces in 1..4 {
+        let odd = copy("llama-tiny");
+        relist(odd.path(), |list| list + &" ".repeat(spaces));
+        assert_eq!(logits(odd.path()), logits(&golden("llama-tiny")), "{spaces}");
+    }
+}
+
 /// Two shards in bf16 give what one file of the same rounded numbers in f32 gives, to the bit.
 #[test]
 fn shards_and_half_precision_are_read() {
@@ -215,11 +298,6 @@ fn shards_and_half_precision_are_read() {
         let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
         std::fs::write(sharded.path().join("model.safetensors.index.json"), index).unwrap();
 
-        let logits = |folder: &Path| {
-            let read_out = ReadOut::NextToken { label_ids: vec![10, 11, 12] };
-            let mut engine = engine(Arc::new(load(folder).unwrap()), read_out).unwrap();
-            engine.evaluate(1, &[vec![0.25; 72]], 0..1).unwrap()
-        };
         assert_eq!(logits(sharded.path()), logits(whole.path()), "{dtype:?}");
         assert_ne!(logits(whole.path()), logits(&golden("llama-tiny")), "{dtype:?} rounds");
     }

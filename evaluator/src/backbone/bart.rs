@@ -70,7 +70,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         scale: 1.0,
         cap: None,
     };
-    let word = loader.tensor("shared.weight", &[vocab, hidden])?.into();
+    let word = loader.table("shared.weight", &[vocab, hidden])?;
     let page = Page { loader, config };
     let config = &page.config;
     let start = config.decoder_start_token_id.or(config.eos_token_id).unwrap_or(2);

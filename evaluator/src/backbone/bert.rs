@@ -4,6 +4,7 @@ use candle_transformers::models::bert::{Config, HiddenAct};
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::load::{Bias, Loader, NormForm};
+use super::weight::Table;
 use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
@@ -30,7 +31,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
     let loader = Loader::new(weights, &["bert.", "roberta.", ""], probe, form);
     let first = if family == "bert" { 0 } else { config.pad_token_id + 1 };
     let page = Page { loader, config };
-    let word = page.loader.tensor(probe, &[page.config.vocab_size, page.config.hidden_size])?;
+    let word = page.loader.table(probe, &[page.config.vocab_size, page.config.hidden_size])?;
     let embeddings = page.embeddings(word, first, 0)?;
     let head = match family {
         "bert" => page.head(
@@ -62,7 +63,7 @@ impl Page<'_> {
     /// tokens have.
     pub(super) fn embeddings(
         &self,
-        word: Vec<f32>,
+        word: Table,
         first: usize,
         token_type: usize,
     ) -> Result<Embeddings, WeightError> {
@@ -73,7 +74,7 @@ impl Page<'_> {
         let token_type =
             types.get(token_type * hidden..(token_type + 1) * hidden).unwrap_or_default().to_vec();
         Ok(Embeddings {
-            word: word.into(),
+            word,
             scale: 1.0,
             position: Some(Positions {
                 table: table("position_embeddings", config.max_position_embeddings)?,

@@ -9,14 +9,14 @@ use super::disentangled::Disentangled;
 use super::weight::{Table, Weight};
 use super::{Backbone, Block, Decoder, Embeddings, LmHead, Positions, Transform};
 use crate::backbone::cross::Cross;
-use crate::models::gguf::Stored;
+use crate::models::stored::Stored;
 
 /// The sum so far, and the shared tables in it.
 #[derive(Default)]
 struct Count {
     bytes: usize,
     seen: BTreeSet<usize>,
-    /// Places in a GGUF file that are in the sum.
+    /// Places in mapped files that are in the sum.
     mapped: BTreeSet<usize>,
 }
 

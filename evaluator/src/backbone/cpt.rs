@@ -62,7 +62,7 @@ pub(super) fn load(text: &str, weights: &Weights) -> Result<Backbone, PageError>
     encoder.max_position_embeddings = positions(&loader, &config)?;
     let page = Page { loader, config: encoder };
     let words = WORDS.iter().find(|name| weights.contains(name)).unwrap_or(&WORDS[0]);
-    let embeddings = page.embeddings(weights.get(words, &[vocab, hidden])?, 0, TOKEN_TYPE)?;
+    let embeddings = page.embeddings(page.loader.whole_table(words, &[vocab, hidden])?, 0, TOKEN_TYPE)?;
     let bias = "final_logits_bias";
     let head = LmHead {
         predicts: Predicts::Mask,

@@ -184,7 +184,7 @@ impl Page<'_> {
             false => None,
         };
         Ok(Embeddings {
-            word: table("word_embeddings", config.vocab_size)?.into(),
+            word: self.loader.table("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
             scale: 1.0,
             position,
             token_type,

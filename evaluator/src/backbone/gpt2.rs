@@ -57,7 +57,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let loader = Loader::new(weights, &["transformer.", ""], "wte.weight", form);
     let (hidden, vocab) = (config.n_embd, config.vocab_size);
     let embeddings = Embeddings {
-        word: loader.tensor("wte.weight", &[vocab, hidden])?.into(),
+        word: loader.table("wte.weight", &[vocab, hidden])?,
         scale: 1.0,
         position: Some(Positions {
             table: loader.tensor("wpe.weight", &[config.n_positions, hidden])?,

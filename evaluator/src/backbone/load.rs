@@ -117,8 +117,8 @@ impl<'a> Loader<'a> {
     }
 
     /// As [`Self::table`], by its full name.
-    fn whole_table(&self, name: &str, shape: &[usize; 2]) -> Result<Table, WeightError> {
-        Ok(match self.weights.stored(&[name.to_owned()], *shape)? {
+    pub(super) fn whole_table(&self, name: &str, shape: &[usize; 2]) -> Result<Table, WeightError> {
+        Ok(match self.weights.table(name, shape)? {
             Some(stored) => Table::Stored(stored),
             None => self.weights.get(name, shape)?.into(),
         })

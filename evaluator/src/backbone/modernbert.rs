@@ -87,7 +87,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let form = NormForm { kind, eps: config.norm_eps as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["model.", ""], "embeddings.tok_embeddings.weight", form);
     let embeddings = Embeddings {
-        word: loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?.into(),
+        word: loader.table("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?,
         scale: 1.0,
         position: None,
         token_type: None,

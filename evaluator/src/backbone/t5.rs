@@ -49,7 +49,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let form = NormForm { kind: NormKind::Rms, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
     let loader = Loader { weights, prefix: "", norm: form };
     let (hidden, vocab) = (config.d_model, config.vocab_size);
-    let word = loader.tensor("shared.weight", &[vocab, hidden])?.into();
+    let word = loader.table("shared.weight", &[vocab, hidden])?;
     let embeddings = Embeddings { word, scale: 1.0, position: None, token_type: None, norm: None };
     let decoder = loader.decoder("lm_head.weight", &[vocab, hidden], config.tie_word_embeddings)?;
     let scaled = config.scale_decoder_outputs.unwrap_or(decoder.is_none());

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kernel::{Made, Packed, gemm, gemm_made, made_bytes};
-use crate::models::gguf::Stored;
+use crate::models::stored::Stored;
 
 /// Weight of a linear layer. Both kinds give the same bits for the same numbers.
 #[derive(Clone, Debug)]
@@ -103,6 +103,14 @@ impl Table {
         }
     }
 
+    /// Lets go of the memory that the file's pages take, where the table is in one: few of its rows are looked up
+    /// again.
+    pub(crate) fn forget(&self) {
+        if let Self::Stored(stored) = self {
+            stored.forget();
+        }
+    }
+
     /// Shows `see` all values in order, some at a time.
     pub(crate) fn all(&self, mut see: impl FnMut(&[f32])) {
         match self {
@@ -113,6 +121,7 @@ impl Table {
                     values.clear();
                     stored.read(first..stored.rows().min(first + 64), &mut values);
                     see(&values);
+                    stored.forget();
                 }
             }
         }

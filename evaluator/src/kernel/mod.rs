@@ -6,7 +6,7 @@
 //! element-wise function is the same scalar program for each element. Fused multiply-add rounds once by definition
 //! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check.
 //!
-//! `unsafe` lives here (and in `models/map.rs`, which maps a file): target features (checked at run time before each use) and vector loads inside slices
+//! `unsafe` lives here (and in `models/map.rs`, which maps files): target features (checked at run time before each use) and vector loads inside slices
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 

@@ -5,6 +5,8 @@ pub mod gguf;
 pub mod hub;
 pub mod locate;
 pub mod map;
+mod mapped;
 pub mod pickle;
+pub mod stored;
 pub mod tokenizer;
 pub mod weights;

@@ -1,14 +1,15 @@
 //! Weights by name, as `f32`: from safetensors files, from files that PyTorch saved, or from a GGUF file.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, safetensors};
+use candle_core::DType;
 use thiserror::Error;
 
-use super::gguf::{Gguf, GgufError, Stored};
+use super::gguf::{Gguf, GgufError};
+use super::mapped::Mapped;
 use super::pickle::Pickle;
+use super::stored::Stored;
 
 /// Why a weight cannot be had; all of these are about the model's files.
 #[derive(Debug, Error)]
@@ -67,20 +68,20 @@ pub enum WeightError {
     },
 }
 
-/// All tensors of a checkpoint.
+/// All tensors of a checkpoint; they stay in its files until they are asked for.
 pub struct Weights {
     folder: PathBuf,
     source: Source,
 }
 
 enum Source {
-    Tensors(HashMap<String, Tensor>), // looked up by name, never iterated
+    Mapped(Vec<Mapped>),
     Gguf(Arc<Gguf>),
     Pickles(Vec<Pickle>),
 }
 
 impl Weights {
-    /// Reads `files`, which lie in `folder`.
+    /// Opens `files`, which lie in `folder`.
     ///
     /// # Errors
     /// [`WeightError::Damaged`] or [`WeightError::Pickle`].
@@ -89,15 +90,8 @@ impl Weights {
             let pickles = files.iter().map(|path| Pickle::open(path)).collect::<Result<_, _>>()?;
             return Ok(Self { folder: folder.to_owned(), source: Source::Pickles(pickles) });
         }
-        let mut tensors = HashMap::new();
-        for path in files {
-            let damaged = |e: candle_core::Error| WeightError::Damaged {
-                path: path.clone(),
-                reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
-            };
-            tensors.extend(safetensors::load(path, &Device::Cpu).map_err(damaged)?);
-        }
-        Ok(Self { folder: folder.to_owned(), source: Source::Tensors(tensors) })
+        let mapped = files.iter().map(|path| Mapped::open(path)).collect::<Result<_, _>>()?;
+        Ok(Self { folder: folder.to_owned(), source: Source::Mapped(mapped) })
     }
 
     /// The tensors of a GGUF file, by the names that Hugging Face's checkpoints have for them.
@@ -108,7 +102,7 @@ impl Weights {
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
-            Source::Tensors(tensors) => tensors.contains_key(name),
+            Source::Mapped(files) => files.iter().any(|file| file.shape(name).is_some()),
             Source::Gguf(gguf) => gguf.contains(name),
             Source::Pickles(pickles) => pickles.iter().any(|pickle| pickle.contains(name)),
         }
@@ -119,19 +113,22 @@ impl Weights {
     /// # Errors
     /// When it is missing, or has another shape.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
-        if let Source::Gguf(gguf) = &self.source {
-            return Ok(gguf.values(name, expected)?);
+        match &self.source {
+            Source::Mapped(files) => Ok(self.mapped(files, name, expected)?.values()),
+            Source::Gguf(gguf) => Ok(gguf.values(name, expected)?),
+            Source::Pickles(pickles) => self.unpickled(pickles, name, expected),
         }
-        let found = self.find(name)?;
-        let (folder, name) = (|| self.folder.clone(), || name.to_owned());
-        let missing = || WeightError::Missing { folder: folder(), name: name() };
-        let tensor = found.ok_or_else(missing)?;
-        if tensor.dims() != expected {
-            let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
-            return Err(WeightError::Shape { folder: folder(), name: name(), found, expected });
+    }
+
+    /// A matrix of which rows are looked up, left in the file; `None` where PyTorch saved it.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape.
+    pub fn table(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Stored>, WeightError> {
+        match &self.source {
+            Source::Mapped(files) => self.mapped(files, name, shape).map(Some),
+            Source::Gguf(_) | Source::Pickles(_) => self.stored(&[name.to_owned()], *shape),
         }
-        let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
-        values.map_err(|e| WeightError::Type { folder: folder(), name: name(), reason: e.to_string() })
     }
 
     /// Matrices of one shape, one below the other, left as the file has them where it is a GGUF file; `None` where it is
@@ -141,21 +138,41 @@ impl Weights {
     /// When one is missing, or has another shape.
     pub fn stored(&self, names: &[String], shape: [usize; 2]) -> Result<Option<Stored>, WeightError> {
         match &self.source {
-            Source::Tensors(_) | Source::Pickles(_) => Ok(None),
+            Source::Mapped(_) | Source::Pickles(_) => Ok(None),
             Source::Gguf(gguf) => Ok(Some(gguf.stored(names, shape)?)),
         }
     }
 
-    /// A tensor of a checkpoint that is no GGUF file.
-    fn find(&self, name: &str) -> Result<Option<Tensor>, WeightError> {
-        match &self.source {
-            Source::Tensors(tensors) => Ok(tensors.get(name).cloned()),
-            Source::Pickles(pickles) => match pickles.iter().find(|pickle| pickle.contains(name)) {
-                Some(pickle) => pickle.get(name),
-                None => Ok(None),
-            },
-            Source::Gguf(_) => Ok(None),
+    fn mapped(&self, files: &[Mapped], name: &str, expected: &[usize]) -> Result<Stored, WeightError> {
+        let file = files.iter().find_map(|file| Some((file, file.shape(name)?)));
+        let (file, shape) = file.ok_or_else(|| self.missing(name))?;
+        self.check_shape(name, shape, expected)?;
+        file.stored(name).map_err(|reason| self.wrong_type(name, reason))
+    }
+
+    fn unpickled(&self, pickles: &[Pickle], name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let pickle = pickles.iter().find(|pickle| pickle.contains(name));
+        let tensor = pickle.map_or(Ok(None), |pickle| pickle.get(name))?;
+        let tensor = tensor.ok_or_else(|| self.missing(name))?;
+        self.check_shape(name, tensor.dims(), expected)?;
+        let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
+        values.map_err(|error| self.wrong_type(name, error.to_string()))
+    }
+
+    fn missing(&self, name: &str) -> WeightError {
+        WeightError::Missing { folder: self.folder.clone(), name: name.to_owned() }
+    }
+
+    fn wrong_type(&self, name: &str, reason: String) -> WeightError {
+        WeightError::Type { folder: self.folder.clone(), name: name.to_owned(), reason }
+    }
+
+    fn check_shape(&self, name: &str, found: &[usize], expected: &[usize]) -> Result<(), WeightError> {
+        if found == expected {
+            return Ok(());
         }
+        let (found, expected) = (found.to_vec(), expected.to_vec());
+        Err(WeightError::Shape { folder: self.folder.clone(), name: name.to_owned(), found, expected })
     }
 }
 

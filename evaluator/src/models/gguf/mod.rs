@@ -1,7 +1,6 @@
 //! A GGUF file: configuration, weights and tokenizer of a model in one. Weights stay in the file, quantised.
 
 mod config;
-mod stored;
 mod tokenizer;
 
 use std::io::Cursor;
@@ -13,9 +12,8 @@ use shared::gguf::{Head, HeadError, Listed};
 use thiserror::Error;
 
 use super::map::Map;
+use super::stored::{Place, Stored};
 use config::Family;
-use stored::Place;
-pub use stored::Stored;
 
 /// GGML's types that are read, by its numbers. The rest of what it has are no weights, or newer.
 const KINDS: &[(u32, &str)] = &[
@@ -273,10 +271,7 @@ impl Gguf {
                 None => (1, place.width),
             };
         }
-        let mut values = Vec::new();
-        let stored = Stored::new(Arc::clone(&self.map), vec![place]);
-        stored.read(0..stored.rows(), &mut values);
-        Ok(values)
+        Ok(Stored::new(Arc::clone(&self.map), vec![place]).values())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Matrices as a GGUF file stores them, in blocks of quantised numbers: rows are made `f32` when they are needed.
+//! Matrices left in a mapped file, as it stores them: rows are made `f32` when they are needed.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,9 +7,15 @@ use std::sync::Arc;
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 
-use crate::models::map::Map;
+use half::f16;
 
-/// One tensor's place in the file. [`super::Gguf`] has checked that it lies in it, on a block's boundary.
+use super::map::Map;
+
+/// Bytes of a file that are read at a time before their pages are let go of.
+const STEP: usize = 16 << 20;
+
+/// One tensor's place in the file. Who makes one has checked that it lies in it, quantised blocks on a boundary that
+/// suits them.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) start: usize,
@@ -41,18 +47,32 @@ impl Place {
         let mut take = |first: usize, count: usize| {
             let bytes =
                 map.bytes().get(self.start + first * self.stride()..)?.get(..count * self.stride())?;
-            let blocks = self.kind.from_data(Cow::Borrowed(bytes));
-            match blocks.dequantize(count * self.width).ok()? {
-                CpuStorage::F32(values) => out.extend_from_slice(&values),
-                _ => return None,
-            }
-            Some(())
+            widen(self.kind, bytes, count * self.width, out)
         };
         match self.interleaved {
             None => take(rows.start, rows.len()),
             Some(_) => rows.into_iter().try_for_each(|row| take(self.row(row), 1)),
         }
     }
+}
+
+/// Appends the `f32` values of `count` numbers. Whole numbers may lie at any byte: safetensors files promise no boundary.
+fn widen(kind: GgmlDType, bytes: &[u8], count: usize, out: &mut Vec<f32>) -> Option<()> {
+    match kind {
+        GgmlDType::F32 => out.extend(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
+        GgmlDType::F16 => {
+            out.extend(bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()))
+        }
+        GgmlDType::BF16 => {
+            let upper = |&bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+            out.extend(bytes.as_chunks().0.iter().map(upper));
+        }
+        quantised => match quantised.from_data(Cow::Borrowed(bytes)).dequantize(count).ok()? {
+            CpuStorage::F32(values) => out.extend_from_slice(&values),
+            _ => return None,
+        },
+    }
+    Some(())
 }
 
 /// A matrix in the file, or several of the same width, one below the other.
@@ -79,9 +99,26 @@ impl Stored {
         self.width
     }
 
-    /// Where its parts lie in the file, and their bytes.
+    /// Where its parts lie in memory once they are read, and their bytes.
     pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.parts.iter().map(|part| (part.start, part.rows * part.stride()))
+        let base = self.map.bytes().as_ptr().addr();
+        self.parts.iter().map(move |part| (base + part.start, part.rows * part.stride()))
+    }
+
+    /// Lets go of the memory that its pages take; they come back when they are read.
+    pub(crate) fn forget(&self) {
+        self.parts.iter().for_each(|part| self.map.forget(part.start, part.rows * part.stride()));
+    }
+
+    /// All values, row-major; none of the file's pages stay.
+    pub(super) fn values(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.rows() * self.width);
+        let step = (STEP / (self.width.max(1) * size_of::<f32>())).max(1);
+        for first in (0..self.rows()).step_by(step) {
+            self.read(first..self.rows().min(first + step), &mut values);
+            self.forget();
+        }
+        values
     }
 
     /// Appends the `f32` values of rows, one after the other.
