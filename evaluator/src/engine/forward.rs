@@ -3,11 +3,10 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::Injection;
 use super::pack::Batch;
 use super::read_out::{Head, Reads};
 use crate::backbone::{
-    Backbone, Encoded, Hidden, Input, Linear, Place, Projected, PromptRows, Rows, Scratch, Wanted,
+    Backbone, Encoded, Hidden, Input, Place, Projected, PromptRows, Rows, Scratch, Wanted,
 };
 
 /// Buffers of one task.
@@ -188,32 +187,4 @@ fn add_each(rows: &mut [f32], prompt: &[f32]) {
     for example in rows.chunks_exact_mut(prompt.len().max(1)) {
         example.iter_mut().zip(prompt).for_each(|(x, p)| *x += p);
     }
-}
-
-/// Floating-point operations of the matrix products of one candidate from `layer` to the top, attention included.
-pub(super) fn flops(pass: Pass<'_>, batch: &Batch, injection: Injection, layer: usize) -> f64 {
-    let n = batch.place.rows as f64;
-    let own = match injection {
-        Injection::Prefix => 0.0,
-        Injection::Add if pass.backbone.is_causal() => n / batch.spans.len().max(1) as f64, // shared by all
-        Injection::Add => n,
-    };
-    let of_example = |layer: usize, span: &Range<usize>| {
-        let block = &pass.backbone.blocks[layer];
-        let text = span.len() as f64;
-        let last = layer + 1 == pass.backbone.layers();
-        let (rows, keys) = (text + own, text + n);
-        let wanted = match pass.head.reads() {
-            Reads::One if last => 1.0,
-            Reads::Text if last => text,
-            _ => rows,
-        };
-        let of = |linear: &Linear| 2.0 * (linear.weight.outputs() * linear.weight.depth()) as f64;
-        let feed_forward = of(&block.feed_forward.up) + of(&block.feed_forward.down);
-        let products =
-            wanted * (of(&block.query) + of(&block.output) + feed_forward) + rows * of(&block.key_value);
-        products + 4.0 * wanted * keys * block.heads.query_width() as f64
-    };
-    let layers = layer..pass.backbone.layers();
-    layers.flat_map(|layer| batch.spans.iter().map(move |span| of_example(layer, span))).sum()
 }

@@ -10,6 +10,8 @@
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod counted;
 mod gemm;
 mod made;
 mod rows;
