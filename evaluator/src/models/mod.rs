@@ -6,5 +6,6 @@ pub mod hub;
 pub mod locate;
 pub mod map;
 pub mod pickle;
+mod random;
 pub mod tokenizer;
 pub mod weights;

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::gguf::{Gguf, GgufError, Stored};
 use super::pickle::Pickle;
+use super::random::Random;
 
 /// Why a weight cannot be had; all of these are about the model's files.
 #[derive(Debug, Error)]
@@ -77,6 +78,7 @@ enum Source {
     Tensors(HashMap<String, Tensor>), // looked up by name, never iterated
     Gguf(Arc<Gguf>),
     Pickles(Vec<Pickle>),
+    Random(Random),
 }
 
 impl Weights {
@@ -105,12 +107,18 @@ impl Weights {
         Self { folder: gguf.path().to_owned(), source: Source::Gguf(gguf) }
     }
 
+    /// Any tensor that is asked for, of random numbers; of those that a model may lack, `optional` alone.
+    pub fn random(optional: &'static [&'static str]) -> Self {
+        Self { folder: PathBuf::new(), source: Source::Random(Random { optional }) }
+    }
+
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
             Source::Tensors(tensors) => tensors.contains_key(name),
             Source::Gguf(gguf) => gguf.contains(name),
             Source::Pickles(pickles) => pickles.iter().any(|pickle| pickle.contains(name)),
+            Source::Random(random) => random.optional.contains(&name),
         }
     }
 
@@ -119,8 +127,10 @@ impl Weights {
     /// # Errors
     /// When it is missing, or has another shape.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
-        if let Source::Gguf(gguf) = &self.source {
-            return Ok(gguf.values(name, expected)?);
+        match &self.source {
+            Source::Gguf(gguf) => return Ok(gguf.values(name, expected)?),
+            Source::Random(random) => return Ok(random.values(name, expected)),
+            Source::Tensors(_) | Source::Pickles(_) => {}
         }
         let found = self.find(name)?;
         let (folder, name) = (|| self.folder.clone(), || name.to_owned());
@@ -141,12 +151,12 @@ impl Weights {
     /// When one is missing, or has another shape.
     pub fn stored(&self, names: &[String], shape: [usize; 2]) -> Result<Option<Stored>, WeightError> {
         match &self.source {
-            Source::Tensors(_) | Source::Pickles(_) => Ok(None),
+            Source::Tensors(_) | Source::Pickles(_) | Source::Random(_) => Ok(None),
             Source::Gguf(gguf) => Ok(Some(gguf.stored(names, shape)?)),
         }
     }
 
-    /// A tensor of a checkpoint that is no GGUF file.
+    /// A tensor of a checkpoint's files, where they are no GGUF file.
     fn find(&self, name: &str) -> Result<Option<Tensor>, WeightError> {
         match &self.source {
             Source::Tensors(tensors) => Ok(tensors.get(name).cloned()),
@@ -154,7 +164,7 @@ impl Weights {
                 Some(pickle) => pickle.get(name),
                 None => Ok(None),
             },
-            Source::Gguf(_) => Ok(None),
+            Source::Gguf(_) | Source::Random(_) => Ok(None),
         }
     }
 }
