@@ -302,7 +302,7 @@ fn minilm_equals_transformers() {
 }
 
 /// Models whose layers project rows as they come, without a norm or a rotation.
-const POST_NORM: [&str; 4] = ["bert-tiny", "roberta-tiny", "deberta-v3-tiny", "bart-tiny"];
+const POST_NORM: [&str; 5] = ["bert-tiny", "roberta-tiny", "deberta-v3-tiny", "bart-tiny", "cpt-tiny"];
 
 /// The same candidates whatever else is in the call: alone, in another order, on a part of the examples, with another
 /// token budget, with another number of threads, and reached through another history of the context.

@@ -9,7 +9,6 @@ use super::{
     Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts, Sizes,
     Table, above_zero, cpt, divides, parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -40,7 +39,7 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `BartForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let hidden = config.d_model;
     divides(("d_model", hidden), ("encoder_attention_heads", config.encoder_attention_heads))?;
@@ -53,7 +52,6 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     if config.normalize_before {
         return Err(PageError::Config("normalize_before is not supported".to_owned()));
     }
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     if cpt::is(weights) {
         return cpt::load(text, weights);
     }

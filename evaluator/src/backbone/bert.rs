@@ -9,14 +9,13 @@ use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
 pub(super) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta"];
 
 /// Loads weights in the layout of Hugging Face's `BertModel`/`BertForMaskedLM` and their RoBERTa counterparts.
-pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     divides(("hidden_size", config.hidden_size), ("num_attention_heads", config.num_attention_heads))?;
     above_zero(&[
@@ -24,7 +23,6 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
         ("vocab_size", config.vocab_size),
         ("type_vocab_size", config.type_vocab_size),
     ])?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
     let probe = "embeddings.word_embeddings.weight";

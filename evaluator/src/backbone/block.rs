@@ -157,15 +157,17 @@ impl Block {
         norms.iter().all(|norm| norm.is_none()) && self.rotary.is_none()
     }
 
-    /// Queries, keys and values that a prompt, `[n, hidden]`, adds to those of its rows, for [`Parts::added`](super::Parts).
-    pub(crate) fn added(&self, prompt: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    /// What a prompt, `[n, hidden]`, adds to the keys and values of its rows, and to their queries where they are wanted,
+    /// for [`Parts::added`](super::Parts).
+    pub(crate) fn added(&self, prompt: &[f32], wanted: Wanted<'_>) -> (Vec<f32>, Vec<f32>) {
         let rows = prompt.len() / self.hidden();
         let project = |linear: &Linear| {
             let mut out = vec![0.0; rows * linear.weight.outputs()];
             linear.weight.multiply(prompt, self.hidden(), rows, None, &mut out);
             out
         };
-        (project(&self.query), project(&self.key_value))
+        let query = if matches!(wanted, Wanted::All) { project(&self.query) } else { Vec::new() };
+        (query, project(&self.key_value))
     }
 
     /// Queries, keys and values of text rows, for [`Known::text`]; of any rows where they are linear.

@@ -11,7 +11,6 @@ use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -74,10 +73,9 @@ impl Kinds {
 }
 
 /// Loads weights in the layout of Hugging Face's `DebertaV2Model`/`DebertaV2ForMaskedLM`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     config.check()?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["deberta.", ""], "embeddings.word_embeddings.weight", form);

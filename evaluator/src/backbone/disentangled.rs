@@ -42,12 +42,18 @@ impl Disentangled {
         (&self.rows, &self.keys, &self.queries)
     }
 
+    /// The tables' first row that an example of `len` keys needs, and how many: the rows of all distances there are.
+    pub(crate) fn columns(&self, len: usize) -> (usize, usize) {
+        // rows never fall as distances rise
+        let (least, most) = (self.row(0, len - 1), self.row(len - 1, 0));
+        (least, most + 1 - least)
+    }
+
     /// Readies one head (`column` is its first) for an example's keys.
     pub(super) fn ready(&self, heads: &Heads, column: usize, keys: Keys<'_>, scratch: &mut PositionScratch) {
         let (wide, width, len) = (heads.query_width(), heads.width, keys.len());
-        // the rows of all distances there are; rows never fall as distances rise
-        let (least, most) = (self.row(0, len - 1), self.row(len - 1, 0));
-        (scratch.first, scratch.columns) = (least, most + 1 - least);
+        let (least, columns) = self.columns(len);
+        (scratch.first, scratch.columns) = (least, columns);
         let from = |table: &[f32], c: usize, depth: usize| table[(least + c) * wide + column + depth];
         scratch.keys.fill(scratch.columns, width, |c, depth| from(&self.keys, c, depth));
         scratch.queries.fill(scratch.columns, width, |c, depth| from(&self.queries, c, depth));

@@ -8,7 +8,6 @@ use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, above_zero, divides,
     parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -47,11 +46,10 @@ fn yes() -> bool {
 }
 
 /// Loads weights in the layout of Hugging Face's `GPT2Model`/`GPT2LMHeadModel`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     divides(("n_embd", config.n_embd), ("n_head", config.n_head))?;
     above_zero(&[("n_layer", config.n_layer), ("vocab_size", config.vocab_size)])?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["transformer.", ""], "wte.weight", form);

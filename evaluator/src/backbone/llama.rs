@@ -13,7 +13,6 @@ use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, above_zero, divides, parse,
 };
 use crate::models::gguf::Gguf;
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -86,12 +85,11 @@ impl Traits {
 }
 
 /// Loads weights in the layout of Hugging Face's `LlamaForCausalLM` and its kin.
-pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config = parse(text)?;
-    let weights = Weights::open(&located.folder, &located.weights)?;
     let traits = Traits::of(family);
     let offset = if traits.gemma { 1.0 } else { 0.0 };
-    of_weights(config, traits, &weights, offset)
+    of_weights(config, traits, weights, offset)
 }
 
 /// Loads a GGUF file, whose norms' weights are stored as they are.

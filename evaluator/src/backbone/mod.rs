@@ -26,7 +26,7 @@ mod t5;
 mod weight;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -34,7 +34,7 @@ use thiserror::Error;
 
 use crate::models::gguf::{Gguf, GgufError};
 use crate::models::locate::Located;
-use crate::models::weights::WeightError;
+use crate::models::weights::{WeightError, Weights};
 
 pub(crate) use block::{Block, Hidden, Input, PromptRows, Scratch, Wanted};
 pub(crate) use choices::{Activation, Linear, Norm, Place};
@@ -82,8 +82,8 @@ pub(crate) enum PageError {
     Weights(#[from] WeightError),
 }
 
-/// A family's page: the configuration's text, its `model_type` and the model's files, to a backbone.
-type Page = fn(&str, &str, &Located) -> Result<Backbone, PageError>;
+/// A family's page: the configuration's text, its `model_type` and the weights, to a backbone.
+type Page = fn(&str, &str, &Weights) -> Result<Backbone, PageError>;
 
 /// Every page with the `model_type`s it serves.
 const PAGES: &[(&[&str], Page)] = &[
@@ -241,16 +241,36 @@ impl Backbone {
         let path = located.folder.join("config.json");
         let config = |reason: String| ModelError::Config { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|e| config(e.to_string()))?;
-        let named: Architecture = serde_json::from_str(&text).map_err(|e| config(e.to_string()))?;
+        let weights = || Ok(Weights::open(&located.folder, &located.weights)?);
+        let backbone = Self::of_config(&text, &path, weights)?;
+        Ok(Self { pooling: Pooling::of_folder(&located.folder)?, ..backbone })
+    }
+
+    /// The model of a configuration with random weights, `optional` ones among them: for benchmarks.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] or [`ModelError::Architecture`].
+    pub fn random(config: &str, optional: &'static [&'static str]) -> Result<Self, ModelError> {
+        let path = PathBuf::from("config.json");
+        Self::of_config(config, &path, || Ok(Weights::random(optional)))
+    }
+
+    /// The model of a configuration's text, which `path` names, once its family is known.
+    fn of_config(
+        text: &str,
+        path: &Path,
+        weights: impl FnOnce() -> Result<Weights, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let config = |reason: String| ModelError::Config { path: path.to_owned(), reason };
+        let named: Architecture = serde_json::from_str(text).map_err(|e| config(e.to_string()))?;
         let family = named.model_type.unwrap_or_default();
         let Some((_, page)) = PAGES.iter().find(|(families, _)| families.contains(&family.as_str())) else {
-            return Err(ModelError::Architecture { path, found: family });
+            return Err(ModelError::Architecture { path: path.to_owned(), found: family });
         };
-        let backbone = page(&text, &family, located).map_err(|error| match error {
+        page(text, &family, &weights()?).map_err(|error| match error {
             PageError::Config(reason) => config(reason),
             PageError::Weights(error) => ModelError::Weights(error),
-        })?;
-        Ok(Self { pooling: Pooling::of_folder(&located.folder)?, ..backbone })
+        })
     }
 
     /// The model of a GGUF file; its weights stay there.

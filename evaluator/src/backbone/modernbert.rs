@@ -9,7 +9,6 @@ use super::{
     Backbone, Block, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, Transform, above_zero, divides,
     parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -71,7 +70,7 @@ fn window() -> usize {
 }
 
 /// Loads weights in the layout of Hugging Face's `ModernBertModel`/`ModernBertForMaskedLM`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let hidden = config.hidden_size;
     divides(("hidden_size", hidden), ("num_attention_heads", config.num_attention_heads))?;
@@ -82,7 +81,6 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     ])?;
     let tokens = config.max_position_embeddings.min(MOST_POSITIONS);
     let rotaries = config.rope.tables(hidden / config.num_attention_heads, tokens, 160_000.0)?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     let kind = NormKind::Layer { bias: config.norm_bias };
     let form = NormForm { kind, eps: config.norm_eps as f32, offset: 0.0 };
     let loader = Loader::new(weights, &["model.", ""], "embeddings.tok_embeddings.weight", form);

@@ -10,7 +10,6 @@ use super::{
     Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Predicts, Sizes, above_zero,
     parse,
 };
-use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 /// `model_type` of the families this page serves.
@@ -36,7 +35,7 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `T5ForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let (activation, gated) = config.feed_forward()?;
     above_zero(&[
@@ -45,7 +44,6 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
         ("vocab_size", config.vocab_size),
         ("relative_attention_num_buckets", config.relative_attention_num_buckets / 4),
     ])?;
-    let weights = &Weights::open(&located.folder, &located.weights)?;
     let form = NormForm { kind: NormKind::Rms, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
     let loader = Loader { weights, prefix: "", norm: form };
     let (hidden, vocab) = (config.d_model, config.vocab_size);

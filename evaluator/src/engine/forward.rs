@@ -3,12 +3,9 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::Injection;
 use super::pack::Batch;
 use super::read_out::{Head, Reads};
-use crate::backbone::{
-    Backbone, Encoded, Hidden, Input, Known, Linear, Place, PromptRows, Rows, Scratch, Wanted,
-};
+use crate::backbone::{Backbone, Encoded, Hidden, Input, Known, Place, PromptRows, Rows, Scratch, Wanted};
 
 /// Buffers of one task.
 #[derive(Default)]
@@ -118,16 +115,10 @@ impl Pass<'_> {
         own: Option<&[f32]>,
         buffers: &mut Buffers,
     ) -> Vec<f32> {
-        let last = self.backbone.layers() - 1;
-        for layer in from.layer..=last {
+        for layer in from.layer..self.backbone.layers() {
             let first = layer == from.layer;
             let own = own.filter(|_| first);
-            let wanted = match self.head.reads() {
-                Reads::Text if layer == last => Wanted::Text,
-                Reads::One if layer == last => Wanted::One(from.picks),
-                _ => Wanted::All,
-            };
-            self.layer(layer, from, deep, own, wanted, buffers);
+            self.layer(layer, from, deep, own, self.wanted(layer, from.picks), buffers);
         }
         self.backbone.finish(&mut buffers.now.text);
         if let (Some((decoder, _)), Some(given)) = (self.head.decoder(self.backbone), from.given) {
@@ -138,6 +129,16 @@ impl Pass<'_> {
             return self.head.logits(self.backbone, &decoded.text, from.spans);
         }
         self.head.logits(self.backbone, &buffers.now.text, from.spans)
+    }
+
+    /// The rows of a layer's output that somebody reads.
+    pub(super) fn wanted<'p>(&self, layer: usize, picks: &'p [usize]) -> Wanted<'p> {
+        let last = layer + 1 == self.backbone.layers();
+        match self.head.reads() {
+            Reads::Text if last => Wanted::Text,
+            Reads::One if last => Wanted::One(picks),
+            _ => Wanted::All,
+        }
     }
 
     /// Runs one layer; its output is in `buffers.now`.
@@ -188,32 +189,4 @@ fn add_each(rows: &mut [f32], prompt: &[f32]) {
     for example in rows.chunks_exact_mut(prompt.len().max(1)) {
         example.iter_mut().zip(prompt).for_each(|(x, p)| *x += p);
     }
-}
-
-/// Floating-point operations of the matrix products of one candidate from `layer` to the top, attention included.
-pub(super) fn flops(pass: Pass<'_>, batch: &Batch, injection: Injection, layer: usize) -> f64 {
-    let n = batch.place.rows as f64;
-    let own = match injection {
-        Injection::Prefix => 0.0,
-        Injection::Add if pass.backbone.is_causal() => n / batch.spans.len().max(1) as f64, // shared by all
-        Injection::Add => n,
-    };
-    let of_example = |layer: usize, span: &Range<usize>| {
-        let block = &pass.backbone.blocks[layer];
-        let text = span.len() as f64;
-        let last = layer + 1 == pass.backbone.layers();
-        let (rows, keys) = (text + own, text + n);
-        let wanted = match pass.head.reads() {
-            Reads::One if last => 1.0,
-            Reads::Text if last => text,
-            _ => rows,
-        };
-        let of = |linear: &Linear| 2.0 * (linear.weight.outputs() * linear.weight.depth()) as f64;
-        let feed_forward = of(&block.feed_forward.up) + of(&block.feed_forward.down);
-        let products =
-            wanted * (of(&block.query) + of(&block.output) + feed_forward) + rows * of(&block.key_value);
-        products + 4.0 * wanted * keys * block.heads.query_width() as f64
-    };
-    let layers = layer..pass.backbone.layers();
-    layers.flat_map(|layer| batch.spans.iter().map(move |span| of_example(layer, span))).sum()
 }

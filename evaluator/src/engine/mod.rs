@@ -7,6 +7,7 @@
 //! many threads there are: no operation mixes rows of different candidates or examples.
 
 mod context;
+mod flops;
 mod forward;
 mod pack;
 mod read_out;
@@ -268,7 +269,16 @@ impl Engine {
 
     /// Floating-point operations of one candidate of `layer` on all training examples.
     pub fn flops(&self, layer: usize) -> f64 {
-        forward::flops(self.pass(), &self.batch, self.settings.injection, layer)
+        self.work().candidate(layer)
+    }
+
+    /// Floating-point operations that bring the cached context from the layer below to `layer`.
+    pub fn context_flops(&self, layer: usize) -> f64 {
+        self.work().context(layer)
+    }
+
+    fn work(&self) -> flops::Work<'_> {
+        flops::Work { pass: self.pass(), batch: &self.batch, injection: self.settings.injection }
     }
 
     /// Bytes of the cached context and of all tasks in flight, at most.
@@ -296,7 +306,8 @@ impl Engine {
     fn own(&self, layer: usize, prompt: &[f32]) -> Own {
         let block = &self.backbone.blocks[layer];
         let linear = self.extra_rows() > 0 && block.is_linear();
-        Own { prompt: self.form(layer, prompt), added: linear.then(|| block.added(prompt)) }
+        let wanted = self.pass().wanted(layer, &[]);
+        Own { prompt: self.form(layer, prompt), added: linear.then(|| block.added(prompt, wanted)) }
     }
 
     /// A prompt as the blocks take it.

@@ -10,12 +10,16 @@
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod counted;
 mod gemm;
 mod made;
+mod peak;
 mod rows;
 
 pub use gemm::{Packed, gemm};
 pub(crate) use made::{Made, gemm_made, made_bytes};
+pub use peak::Instruction;
 pub use rows::{
     add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu, soft_cap,
     softmax,

@@ -7,6 +7,7 @@ pub mod locate;
 pub mod map;
 mod mapped;
 pub mod pickle;
+mod random;
 pub mod stored;
 pub mod tokenizer;
 pub mod weights;

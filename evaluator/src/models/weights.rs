@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::gguf::{Gguf, GgufError};
 use super::mapped::Mapped;
 use super::pickle::Pickle;
+use super::random::Random;
 use super::stored::Stored;
 
 /// Why a weight cannot be had; all of these are about the model's files.
@@ -78,6 +79,7 @@ enum Source {
     Mapped(Vec<Mapped>),
     Gguf(Arc<Gguf>),
     Pickles(Vec<Pickle>),
+    Random(Random),
 }
 
 impl Weights {
@@ -99,12 +101,18 @@ impl Weights {
         Self { folder: gguf.path().to_owned(), source: Source::Gguf(gguf) }
     }
 
+    /// Any tensor that is asked for, of random numbers; of those that a model may lack, `optional` alone.
+    pub fn random(optional: &'static [&'static str]) -> Self {
+        Self { folder: PathBuf::new(), source: Source::Random(Random { optional }) }
+    }
+
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
             Source::Mapped(files) => files.iter().any(|file| file.shape(name).is_some()),
             Source::Gguf(gguf) => gguf.contains(name),
             Source::Pickles(pickles) => pickles.iter().any(|pickle| pickle.contains(name)),
+            Source::Random(random) => random.optional.contains(&name),
         }
     }
 
@@ -117,6 +125,7 @@ impl Weights {
             Source::Mapped(files) => Ok(self.mapped(files, name, expected)?.values()),
             Source::Gguf(gguf) => Ok(gguf.values(name, expected)?),
             Source::Pickles(pickles) => self.unpickled(pickles, name, expected),
+            Source::Random(random) => Ok(random.values(name, expected)),
         }
     }
 
@@ -127,7 +136,9 @@ impl Weights {
     pub fn table(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Stored>, WeightError> {
         match &self.source {
             Source::Mapped(files) => self.mapped(files, name, shape).map(Some),
-            Source::Gguf(_) | Source::Pickles(_) => self.stored(&[name.to_owned()], *shape),
+            Source::Gguf(_) | Source::Pickles(_) | Source::Random(_) => {
+                self.stored(&[name.to_owned()], *shape)
+            }
         }
     }
 
@@ -138,7 +149,7 @@ impl Weights {
     /// When one is missing, or has another shape.
     pub fn stored(&self, names: &[String], shape: [usize; 2]) -> Result<Option<Stored>, WeightError> {
         match &self.source {
-            Source::Mapped(_) | Source::Pickles(_) => Ok(None),
+            Source::Mapped(_) | Source::Pickles(_) | Source::Random(_) => Ok(None),
             Source::Gguf(gguf) => Ok(Some(gguf.stored(names, shape)?)),
         }
     }
