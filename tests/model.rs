@@ -86,6 +86,14 @@ fn inspect_reads_what_pytorch_saved() {
         let ended = run(&mut case.zeroth(&["model", "inspect", "model"]));
         ended.expect_refusal(&["pytorch_model.bin", "is it complete?"]);
     }
+    // places in the pickle where a flipped bit makes the reader panic, or say what it passes over
+    for at in [175, 323, 1_026, 2_913] {
+        let mut flipped = bin.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(case.path("model/pytorch_model.bin"), flipped).unwrap();
+        let ended = run(&mut case.zeroth(&["model", "inspect", "model"]));
+        ended.expect_refusal(&["pytorch_model.bin", "checksum"]);
+    }
 }
 
 #[test]

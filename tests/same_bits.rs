@@ -115,6 +115,20 @@ fn roberta_add_similarity() {
     all_ways(&Case::similarity(Family::Roberta, "add").long(90));
 }
 
+#[test]
+fn gpt2_add_next_token() {
+    let case = Case::next_token(Family::Gpt2, "add");
+    embedded(&case, "embedded", &[]);
+    one_remote(&case);
+}
+
+#[test]
+fn t5_prefix_seq2seq() {
+    let case = Case::seq2seq(Family::T5, "prefix");
+    embedded(&case, "embedded", &[]);
+    one_remote(&case);
+}
+
 /// BBT is the one-layer case: its next population must wait for its own losses.
 #[test]
 fn bbt_with_one_remote() {

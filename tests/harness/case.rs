@@ -16,11 +16,35 @@ pub enum Family {
     Bert,
     /// The same sizes, byte-level BPE, 62 tokens at most.
     Roberta,
+    /// Masked LM: layers with a window and without.
+    ModernBert,
+    /// Masked LM: disentangled attention, Unigram.
+    Deberta,
+    /// Masked LM: BERT's encoder under BART's configuration, 45 tokens at most.
+    Cpt,
+    /// Next token: nothing around the text.
+    Gpt2,
+    /// Next token: a leading special token.
+    Llama,
+    /// Encoder and decoder, 48 tokens at most.
+    Bart,
+    /// Encoder and decoder, Unigram.
+    T5,
 }
 
 impl Family {
     fn golden(self) -> PathBuf {
-        let name = if self == Self::Bert { "bert-tiny" } else { "roberta-tiny" };
+        let name = match self {
+            Self::Bert => "bert-tiny",
+            Self::Roberta => "roberta-tiny",
+            Self::ModernBert => "modernbert-tiny",
+            Self::Deberta => "deberta-v3-tiny",
+            Self::Cpt => "cpt-tiny",
+            Self::Gpt2 => "gpt2-tiny",
+            Self::Llama => "llama-tiny",
+            Self::Bart => "bart-tiny",
+            Self::T5 => "t5-tiny",
+        };
         root().join("tests/golden/models").join(name)
     }
 }
@@ -41,9 +65,23 @@ const GENERATIONS: usize = 24;
 impl Case {
     /// A two-class task for the masked-LM read-out.
     pub fn masked(family: Family, injection: &str) -> Self {
+        Self::words(family, injection, "masked-lm", "{text} . It was {mask} .")
+    }
+
+    /// The same task for the next-token read-out.
+    pub fn next_token(family: Family, injection: &str) -> Self {
+        Self::words(family, injection, "next-token", "{text} . It was")
+    }
+
+    /// The same task for an encoder-decoder model.
+    pub fn seq2seq(family: Family, injection: &str) -> Self {
+        Self::words(family, injection, "seq2seq", "{text} . It was {mask} .")
+    }
+
+    fn words(family: Family, injection: &str, read_out: &str, template: &str) -> Self {
         let case = Self::new(family, injection);
-        let case = case.set("model.read_out", r#""masked-lm""#);
-        let case = case.set("task.template", r#""{text} . It was {mask} .""#);
+        let case = case.set("model.read_out", &format!("{read_out:?}"));
+        let case = case.set("task.template", &format!("{template:?}"));
         case.set("task.words", r#"["bad", "great"]"#)
     }
 

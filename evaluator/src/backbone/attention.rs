@@ -1,59 +1,13 @@
 //! Attention of one example's query rows over its own keys, without padding.
-//!
-//! An example's keys are two runs of rows: its text and its prompt. Their order is fixed, so that an example's result
-//! does not depend on its neighbours: text first where every query sees every key, else the order of their positions,
-//! so that what a query sees is one range.
 
 use super::choices::{Heads, Place, Relative, Sight};
 use super::disentangled::{Disentangled, PositionScratch};
+use super::keys::Keys;
 use crate::kernel::{Packed, gemm, soft_cap, softmax};
 
 /// Query rows whose scores are held at a time: a few tiles of the product, so that scores stay in the cache and take
 /// memory that grows with an example's length, not with its square.
 const BLOCK: usize = 96;
-
-/// One example's keys and values: rows of `[keys | values]`.
-#[derive(Clone, Copy)]
-pub(super) struct Keys<'a> {
-    text: &'a [f32],
-    prompt: &'a [f32],
-    /// Keys' width; a row has twice as many numbers.
-    width: usize,
-    /// Text rows before the prompt's.
-    before: usize,
-}
-
-impl<'a> Keys<'a> {
-    pub(super) fn len(&self) -> usize {
-        (self.text.len() + self.prompt.len()) / (2 * self.width)
-    }
-
-    /// Numbers from one row to the next.
-    pub(super) fn stride(&self) -> usize {
-        2 * self.width
-    }
-
-    /// All rows in their order, as the runs they lie in.
-    pub(super) fn runs(&self) -> [&'a [f32]; 3] {
-        let (before, after) = self.text.split_at(self.before * self.stride());
-        [before, self.prompt, after]
-    }
-
-    /// `width` numbers of row `t` from column `column`.
-    #[inline]
-    fn slice(&self, t: usize, column: usize, width: usize) -> &'a [f32] {
-        let wide = 2 * self.width;
-        let prompt = self.prompt.len() / wide;
-        let row = if t < self.before {
-            &self.text[t * wide..]
-        } else if t < self.before + prompt {
-            &self.prompt[(t - self.before) * wide..]
-        } else {
-            &self.text[(t - prompt) * wide..]
-        };
-        &row[column..column + width]
-    }
-}
 
 /// Buffers of one task.
 #[derive(Default)]
@@ -159,7 +113,7 @@ impl Attention<'_> {
             let column = query * heads.width;
             gemm(&block.rows[column..], stride, rows, &scratch.keys, None, scores, len);
             if let Some(positions) = self.disentangled {
-                positions.add((heads, column), &block, position, scores, &mut scratch.positions);
+                positions.add((heads, column), block.rows, position, scores, &mut scratch.positions);
             }
             for (r, row) in scores.chunks_exact_mut(len).enumerate() {
                 self.weigh(query, row, position(r));

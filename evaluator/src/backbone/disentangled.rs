@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::attention::{Keys, Queries};
 use super::choices::Heads;
+use super::keys::Keys;
 use crate::kernel::{Packed, gemm};
 
 /// The positions' side of one layer's attention.
@@ -70,19 +70,19 @@ impl Disentangled {
         }
     }
 
-    /// Adds both sides to the scores `[rows, len]` of a set of queries whose positions are `position(row)`.
+    /// Adds both sides to the scores `[rows, len]` of query rows whose positions are `position(row)`.
     pub(super) fn add(
         &self,
         (heads, column): (&Heads, usize),
-        set: &Queries<'_>,
+        queries: &[f32],
         position: impl Fn(usize) -> usize,
         scores: &mut [f32],
         scratch: &mut PositionScratch,
     ) {
         let (stride, columns) = (heads.query_width(), scratch.columns);
-        let rows = set.rows.len() / stride;
+        let rows = queries.len() / stride;
         scratch.by_position.resize(rows * columns, 0.0);
-        gemm(&set.rows[column..], stride, rows, &scratch.keys, None, &mut scratch.by_position, columns);
+        gemm(&queries[column..], stride, rows, &scratch.keys, None, &mut scratch.by_position, columns);
         let len = scores.len() / rows;
         for (r, scores) in scores.chunks_exact_mut(len).enumerate() {
             let by_position = &scratch.by_position[r * columns..(r + 1) * columns];

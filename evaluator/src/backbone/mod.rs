@@ -15,6 +15,7 @@ mod deberta;
 mod decoder;
 mod disentangled;
 mod gpt2;
+mod keys;
 mod known;
 mod llama;
 mod load;

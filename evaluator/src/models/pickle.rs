@@ -1,10 +1,13 @@
 //! Weights by name from a file that PyTorch saved: the list of them is read at once, a tensor when it is asked for.
 
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use candle_core::pickle::{PthTensors, TensorInfo};
+use zip::ZipArchive;
 
 use super::weights::WeightError;
 
@@ -23,6 +26,7 @@ impl Pickle {
     /// [`WeightError::Pickle`].
     pub fn open(path: &Path) -> Result<Self, WeightError> {
         let length = std::fs::metadata(path).map_err(|error| damaged(path, error))?.len();
+        check(path).map_err(|error| damaged(path, error))?;
         let tensors = guarded(path, || PthTensors::new(path, None))?;
         if tensors.tensor_infos().is_empty() {
             return Err(damaged(path, "there is no tensor in it"));
@@ -55,6 +59,20 @@ impl Pickle {
         }
         guarded(&self.path, || self.tensors.get(name))
     }
+}
+
+/// Compares each pickle in the archive with its checksum. At one that was damaged the reader may panic, or say on
+/// standard error what it passes over.
+fn check(path: &Path) -> io::Result<()> {
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index)?;
+        // PyTorch leaves 0 there when it is told to compute none
+        if entry.name()?.ends_with(".pkl") && entry.crc32() != 0 {
+            io::copy(&mut entry, &mut io::sink())?;
+        }
+    }
+    Ok(())
 }
 
 /// What the reader makes of a file. It takes for granted that a pickle is made as PyTorch makes them, and panics at
