@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use evaluator::bench;
+pub use evaluator::bench::{Plan, Row, Subject};
+pub use evaluator::engine::Injection;
 use evaluator::facts::{self, Budget, Facts};
 use evaluator::model::Model;
 use evaluator::models::locate;
@@ -54,6 +57,22 @@ pub fn inspect(model: &str, max_batch_tokens: u32, prompt_tokens: u32, dim: u32)
         threads: resources.pool.current_num_threads(),
     };
     facts::inspect(model, Path::new(""), None, budget).map_err(Error::input)
+}
+
+/// The shapes that a bench knows.
+pub fn shapes() -> Vec<&'static str> {
+    bench::shapes()
+}
+
+/// Times the engine; `found` is told of each row.
+///
+/// # Errors
+/// [`Error::Input`] when the plan cannot be carried out.
+pub fn bench(plan: &Plan, found: impl FnMut(Row)) -> Result<(), Error> {
+    bench::run(plan, found).map_err(|error| match error {
+        bench::BenchError::Threads(error) => Error::failed(error),
+        error => Error::input(error),
+    })
 }
 
 /// A model of the hub, fetched where the hub's cache does not hold it yet.
