@@ -87,14 +87,13 @@ impl Source {
 
     /// The backbone, its linear layers in `dtype`.
     pub(super) fn backbone(&self, dtype: Dtype) -> Result<Backbone, BenchError> {
-        let Dtype::F32 = dtype;
         Ok(match self {
-            Self::Shape(shape) => Backbone::random(shape.config, shape.optional)?,
-            Self::Model(real) => Backbone::load(&real.located)?,
+            Self::Shape(shape) => Backbone::random(shape.config, shape.optional, dtype)?,
+            Self::Model(real) => Backbone::load(&real.located, dtype)?,
             Self::Work(work) => {
                 // a folder of random weights has no tokenizer, so it is not looked for
                 let (folder, weights) = (work.model.clone(), vec![work.model.join(WEIGHTS)]);
-                Backbone::load(&Located { name: self.name(), revision: None, folder, weights })?
+                Backbone::load(&Located { name: self.name(), revision: None, folder, weights }, dtype)?
             }
         })
     }
@@ -231,7 +230,7 @@ impl Real {
     /// Loads the model once, for its tokenizer.
     fn open(name: &str, plan: &Plan) -> Result<Self, BenchError> {
         let located = locate::locate(name, Path::new(""), None).map_err(LoadError::from)?;
-        let model = Model::from_located(&located)?;
+        let model = Model::from_located(&located, Dtype::F32)?;
         let (vocab, encoder) = (model.backbone.vocab(), &model.encoder);
         let reading = reading(&model);
         let mask =

@@ -47,6 +47,8 @@ impl Peaks {
 fn instruction(dtype: Dtype) -> Instruction {
     match dtype {
         Dtype::F32 => Instruction::F32,
+        Dtype::Bf16 => Instruction::Bf16,
+        Dtype::Int8 => Instruction::Int8,
     }
 }
 

@@ -122,13 +122,13 @@ pub(super) fn find(name: &str) -> Option<&'static Shape> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbone::Backbone;
+    use crate::backbone::{Backbone, Dtype};
 
     #[test]
     fn the_small_ones_are_built_as_they_say() {
         for (name, layers, hidden) in [("bert-tiny", 2, 128), ("minilm", 6, 384)] {
             let shape = find(name).unwrap();
-            let backbone = Backbone::random(shape.config, shape.optional).unwrap();
+            let backbone = Backbone::random(shape.config, shape.optional, Dtype::F32).unwrap();
             assert_eq!((backbone.layers(), backbone.hidden()), (layers, hidden));
             let masked = shape.reading == Reading::Mask;
             assert_eq!(backbone.read_outs().contains(&"masked-lm"), masked, "{name}");
