@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use evaluator::bench;
+pub use evaluator::bench::{Plan, Row, Subject};
+pub use evaluator::engine::Injection;
 use evaluator::facts::{self, Budget, Facts};
 use evaluator::model::Model;
 use evaluator::models::locate;
@@ -11,7 +14,7 @@ use evaluator::session::Resources;
 use evaluator::worker::Worker;
 use shared::messages::Hello;
 use shared::model::Located;
-use shared::spec::ModelSpec;
+use shared::spec::{Dtype, ModelSpec};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
@@ -26,6 +29,8 @@ pub struct Settings<'a> {
     pub base: &'a Path,
     /// Hub revision.
     pub revision: Option<&'a str>,
+    /// What the blocks' linear layers are computed in.
+    pub dtype: Dtype,
     /// Threads; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
@@ -45,15 +50,38 @@ pub fn files_here(model: &ModelSpec) -> Result<Located, String> {
 ///
 /// # Errors
 /// [`Error::Input`] when the model is not usable.
-pub fn inspect(model: &str, max_batch_tokens: u32, prompt_tokens: u32, dim: u32) -> Result<Facts, Error> {
+pub fn inspect(
+    model: &str,
+    dtype: Dtype,
+    max_batch_tokens: u32,
+    prompt_tokens: u32,
+    dim: u32,
+) -> Result<Facts, Error> {
     let resources = Resources::new(0, max_batch_tokens as usize).map_err(Error::failed)?;
     let budget = Budget {
+        dtype,
         max_batch_tokens: max_batch_tokens as usize,
         prompt_tokens: prompt_tokens as usize,
         dim: dim as usize,
         threads: resources.pool.current_num_threads(),
     };
     facts::inspect(model, Path::new(""), None, budget).map_err(Error::input)
+}
+
+/// The shapes that a bench knows.
+pub fn shapes() -> Vec<&'static str> {
+    bench::shapes()
+}
+
+/// Times the engine; `found` is told of each row.
+///
+/// # Errors
+/// [`Error::Input`] when the plan cannot be carried out.
+pub fn bench(plan: &Plan, found: impl FnMut(Row)) -> Result<(), Error> {
+    bench::run(plan, found).map_err(|error| match error {
+        bench::BenchError::Threads(error) => Error::failed(error),
+        error => Error::input(error),
+    })
 }
 
 /// A model of the hub, fetched where the hub's cache does not hold it yet.
@@ -78,14 +106,15 @@ pub async fn attach(
     settings: Settings<'_>,
 ) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
-    let model = Model::load(settings.model, settings.base, settings.revision).map_err(Error::input)?;
+    let model = Model::load(settings.model, settings.base, settings.revision, settings.dtype)
+        .map_err(Error::input)?;
     let hello = Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: "embedded".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
         device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
+        dtype: model.dtype.to_string(),
         max_batch_tokens: settings.max_batch_tokens as u32,
     };
     let link = fleet.attach_sole(hello).await.map_err(Error::input)?;

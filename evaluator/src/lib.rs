@@ -5,10 +5,12 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 
 pub mod backbone;
+pub mod bench;
 pub mod dial;
 pub mod engine;
 pub mod facts;

@@ -1,6 +1,7 @@
 //! The command line of `zeroth`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line speaks on both
 
+mod bench;
 mod model;
 mod open;
 mod predict;
@@ -44,6 +45,8 @@ enum Command {
     Status(status::Args),
     /// Look at a model, or fetch one from the hub.
     Model(model::Args),
+    /// Measure what a candidate costs on this machine.
+    Bench(bench::Args),
 }
 
 /// Where the model is, when it is not where the run was made.
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             Command::Predict(args) => predict::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Model(args) => model::run(&args),
+            Command::Bench(args) => bench::run(args, stop).await,
         }
     });
     runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for

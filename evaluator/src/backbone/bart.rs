@@ -6,8 +6,8 @@ use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::{
-    Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts, Sizes,
-    Table, above_zero, cpt, divides, parse,
+    Backbone, Block, Decoder, Dtype, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts,
+    Sizes, Table, above_zero, cpt, divides, parse,
 };
 use crate::models::weights::{WeightError, Weights};
 
@@ -39,7 +39,12 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `BartForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    weights: &Weights,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let hidden = config.d_model;
     divides(("d_model", hidden), ("encoder_attention_heads", config.encoder_attention_heads))?;
@@ -53,11 +58,11 @@ pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backb
         return Err(PageError::Config("normalize_before is not supported".to_owned()));
     }
     if cpt::is(weights) {
-        return cpt::load(text, weights);
+        return cpt::load(text, weights, dtype);
     }
     // the epsilon is no key of theirs
     let form = NormForm { kind: NormKind::Layer { bias: true }, eps: 1e-5, offset: 0.0 };
-    let loader = Loader::new(weights, &["model.", ""], "shared.weight", form);
+    let loader = Loader::new(weights, dtype, &["model.", ""], "shared.weight", form);
     let vocab = config.vocab_size;
     let bias = "final_logits_bias";
     let head = LmHead {

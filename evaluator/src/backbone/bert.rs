@@ -6,7 +6,7 @@ use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::load::{Bias, Loader, NormForm};
 use super::weight::Table;
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
 };
 use crate::models::weights::{WeightError, Weights};
@@ -15,7 +15,7 @@ use crate::models::weights::{WeightError, Weights};
 pub(super) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta"];
 
 /// Loads weights in the layout of Hugging Face's `BertModel`/`BertForMaskedLM` and their RoBERTa counterparts.
-pub(super) fn load(text: &str, family: &str, weights: &Weights) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, family: &str, weights: &Weights, dtype: Dtype) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     divides(("hidden_size", config.hidden_size), ("num_attention_heads", config.num_attention_heads))?;
     above_zero(&[
@@ -26,7 +26,7 @@ pub(super) fn load(text: &str, family: &str, weights: &Weights) -> Result<Backbo
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
     let probe = "embeddings.word_embeddings.weight";
-    let loader = Loader::new(weights, &["bert.", "roberta.", ""], probe, form);
+    let loader = Loader::new(weights, dtype, &["bert.", "roberta.", ""], probe, form);
     let first = if family == "bert" { 0 } else { config.pad_token_id + 1 };
     let page = Page { loader, config };
     let word = page.loader.table(probe, &[page.config.vocab_size, page.config.hidden_size])?;
@@ -153,7 +153,7 @@ impl Page<'_> {
         }
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let decoder = format!("{bias}.decoder.weight");
-        let head = Loader { prefix: "", ..self.loader };
+        let head = self.loader.of_head();
         Ok(Some(LmHead {
             predicts: Predicts::Mask,
             transform: Some(Transform {

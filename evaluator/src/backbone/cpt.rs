@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::bert::Page;
 use super::choices::NormKind;
 use super::load::{Loader, NormForm};
-use super::{Backbone, LmHead, PageError, Predicts, parse};
+use super::{Backbone, Dtype, LmHead, PageError, Predicts, parse};
 use crate::models::weights::{WeightError, Weights};
 
 /// What the encoder's names begin with.
@@ -52,13 +52,13 @@ pub(super) fn is(weights: &Weights) -> bool {
 
 /// Loads weights in the layout of `CPTForConditionalGeneration` (github.com/fastnlp/CPT, `finetune/modeling_cpt.py`),
 /// under a configuration that BART's page has checked.
-pub(super) fn load(text: &str, weights: &Weights) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, weights: &Weights, dtype: Dtype) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let (vocab, hidden) = (config.vocab_size, config.d_model);
     let mut encoder = encoder(&config);
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: encoder.layer_norm_eps as f32, offset: 0.0 };
-    let loader = Loader::new(weights, PREFIXES, POSITIONS, form);
+    let loader = Loader::new(weights, dtype, PREFIXES, POSITIONS, form);
     encoder.max_position_embeddings = positions(&loader, &config)?;
     let page = Page { loader, config: encoder };
     let words = WORDS.iter().find(|name| weights.contains(name)).unwrap_or(&WORDS[0]);

@@ -7,8 +7,8 @@ use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::rope::MOST_POSITIONS;
 use super::{
-    Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Predicts, Sizes, above_zero,
-    parse,
+    Backbone, Block, Decoder, Dtype, Embeddings, Given, LmHead, PageError, Pooling, Predicts, Sizes,
+    above_zero, parse,
 };
 use crate::models::weights::{WeightError, Weights};
 
@@ -35,7 +35,12 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `T5ForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    weights: &Weights,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let (activation, gated) = config.feed_forward()?;
     above_zero(&[
@@ -45,7 +50,7 @@ pub(super) fn load(text: &str, _family: &str, weights: &Weights) -> Result<Backb
         ("relative_attention_num_buckets", config.relative_attention_num_buckets / 4),
     ])?;
     let form = NormForm { kind: NormKind::Rms, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
-    let loader = Loader { weights, prefix: "", norm: form };
+    let loader = Loader { weights, dtype, prefix: "", norm: form };
     let (hidden, vocab) = (config.d_model, config.vocab_size);
     let word = loader.table("shared.weight", &[vocab, hidden])?;
     let embeddings = Embeddings { word, scale: 1.0, position: None, token_type: None, norm: None };

@@ -184,7 +184,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use crate::backbone::Backbone;
+    use crate::backbone::{Backbone, Dtype};
     use crate::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
     use crate::kernel::counted;
     use crate::models::locate::{Located, WEIGHTS};
@@ -194,7 +194,8 @@ mod tests {
     fn backbone(name: &str) -> Backbone {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name);
         let weights = vec![folder.join(WEIGHTS)];
-        Backbone::load(&Located { name: name.to_owned(), revision: None, folder, weights }).unwrap()
+        Backbone::load(&Located { name: name.to_owned(), revision: None, folder, weights }, Dtype::F32)
+            .unwrap()
     }
 
     /// An engine whose tasks are run by this thread, all examples in one.

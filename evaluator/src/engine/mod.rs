@@ -17,6 +17,7 @@ mod statistics;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::backbone::{Backbone, Known, Parts, Projected, Wanted};
@@ -97,6 +98,16 @@ impl Engine {
     /// Real tokens of the training examples, prompt rows included.
     pub fn train_rows(&self) -> usize {
         self.batch.rows() + self.batch.spans.len() * self.settings.prompt_tokens
+    }
+
+    /// The compute pool.
+    pub fn pool(&self) -> &ThreadPool {
+        &self.settings.pool
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        self.settings.pool.current_num_threads()
     }
 
     /// Number of classes.

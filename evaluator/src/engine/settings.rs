@@ -17,6 +17,15 @@ pub enum Injection {
     Prefix,
 }
 
+impl std::fmt::Display for Injection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Add => "add",
+            Self::Prefix => "prefix",
+        })
+    }
+}
+
 /// The special tokens that a tokenizer puts before and after every text, where it does. A prompt stands after the one
 /// before, or first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

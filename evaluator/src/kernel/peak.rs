@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Level, level};
+use super::{Level, instructions, level};
 
 /// Sums side by side.
 const SUMS: usize = 16;
@@ -26,18 +26,10 @@ pub enum Instruction {
 impl Instruction {
     /// Whether this processor has it; fused multiply-adds there are always, if slow ones.
     pub fn here(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let wide = level() == Level::Avx512;
-            match self {
-                Self::F32 => true,
-                Self::Bf16 => wide && std::arch::is_x86_feature_detected!("avx512bf16"),
-                Self::Int8 => wide && std::arch::is_x86_feature_detected!("avx512vnni"),
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Self::F32
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => instructions().bf16,
+            Self::Int8 => instructions().int8,
         }
     }
 
