@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::SpecError;
 use super::keys::{default, is_key, is_section, nearest, nearest_outside};
+use super::limits::{BatchTokens, Bytes};
 use super::resolved::*;
 use crate::task::{Loss, Metric, Template};
 
@@ -187,7 +188,9 @@ impl RunFile {
         Ok(RunSettings {
             folder: self.relative(&folder),
             threads: self.threads()?,
-            max_batch_tokens: self.positive("run.max_batch_tokens")?,
+            max_batch_tokens: self.batch_tokens()?,
+            memory: self.memory()?,
+            projections: self.name("run.projections")?,
             lease_timeout_s: self.positive("run.lease_timeout_s")? as u64,
         })
     }
@@ -312,6 +315,19 @@ impl RunFile {
             0 => Ok(0),
             _ => self.at_most("run.threads", MAX_THREADS),
         }
+    }
+
+    fn batch_tokens(&self) -> Result<BatchTokens, SpecError> {
+        let key = "run.max_batch_tokens";
+        let value = self.value(key)?;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text.parse().map_err(|reason| self.wrong(key, reason))
+    }
+
+    fn memory(&self) -> Result<Option<Bytes>, SpecError> {
+        let key = "run.memory";
+        let parsed = self.string(key)?.map(|text| text.parse()).transpose();
+        parsed.map_err(|reason| self.wrong(key, reason))
     }
 
     /// The evaluators divide by it as an `f32`, where a tiny number would be 0 and a huge one infinite.
