@@ -135,3 +135,60 @@ pub struct Kept {
 fn batch_choices(threads: usize) -> Vec<u32> {
     TASK_CHOICES.iter().map(|rows| (rows * threads.max(1)) as u32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: Sizes =
+        Sizes { examples: 8, train_rows: 400, longest: 50, prompt_tokens: 5, dim: 10, threads: 2 };
+    const MIB: u64 = 1 << 20;
+    const BASE: u64 = PROGRAM_BYTES + 100 * MIB;
+
+    fn footprint() -> Footprint {
+        Footprint {
+            weights: 60 * MIB,
+            tokenizer: 10 * MIB,
+            cached: 20 * MIB,
+            prompts: 6 * MIB,
+            projections: 200 * MIB,
+            row: 100 * 1024,
+            thread: 2 * MIB,
+            sizes: SIZES,
+        }
+    }
+
+    /// Rows in flight, whether projections are kept, and whether it fits.
+    fn within(limits: Limits, limit: u64) -> (u32, Keep, bool) {
+        let kept = footprint().within(&limits, limit);
+        assert_eq!(kept.bytes, footprint().total(kept.max_batch_tokens, kept.keep) + limits.beside);
+        assert_eq!(kept.projections, if kept.keep == Keep::InMemory { 200 * MIB } else { 0 });
+        (kept.max_batch_tokens, kept.keep, kept.bytes <= limit)
+    }
+
+    #[test]
+    fn rows_in_flight_come_before_projections_and_both_before_the_limit() {
+        let auto = Limits { max_batch_tokens: BatchTokens::Auto, ..Limits::default() };
+        // 100 MiB of rows in flight at 512 a task
+        let all = BASE + 300 * MIB;
+        assert_eq!(within(auto, u64::MAX), (1024, Keep::InMemory, true));
+        assert_eq!(within(auto, all), within(auto, u64::MAX), "200 of them are half of it");
+        assert_eq!(within(auto, all - 1), (1024, Keep::Nothing, true));
+        assert_eq!(within(auto, BASE + 100 * MIB), (1024, Keep::Nothing, true));
+        assert_eq!(within(auto, BASE + 100 * MIB - 1), (512, Keep::Nothing, true));
+        assert_eq!(within(auto, BASE + 13 * MIB), (128, Keep::Nothing, true));
+        // below the longest example's rows nothing is saved
+        assert_eq!(within(auto, BASE + 8 * MIB), (64, Keep::Nothing, false));
+    }
+
+    #[test]
+    fn what_is_stated_is_taken_and_what_is_anothers_is_left() {
+        let stated = |projections| Limits { projections, ..Limits::default() };
+        let rows = shared::spec::DEFAULT_MAX_BATCH_TOKENS;
+        assert_eq!(within(stated(KeepProjections::Memory), BASE), (rows, Keep::InMemory, false));
+        assert_eq!(within(stated(KeepProjections::Regenerate), u64::MAX), (rows, Keep::Nothing, true));
+        let beside = Limits { beside: MIB, ..Limits::default() };
+        assert_eq!(within(beside, BASE + 301 * MIB), (rows, Keep::InMemory, true));
+        assert_eq!(within(beside, BASE + 301 * MIB - 1), (rows, Keep::Nothing, true));
+    }
+}

@@ -319,14 +319,12 @@ impl RunFile {
 
     fn batch_tokens(&self) -> Result<BatchTokens, SpecError> {
         let key = "run.max_batch_tokens";
-        let value = self.value(key)?;
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text.parse().map_err(|reason| self.wrong(key, reason))
+        as_text(&self.value(key)?).parse().map_err(|reason| self.wrong(key, reason))
     }
 
     fn memory(&self) -> Result<Option<Bytes>, SpecError> {
         let key = "run.memory";
-        let parsed = self.string(key)?.map(|text| text.parse()).transpose();
+        let parsed = self.keys.get(key).map(|typed| as_text(&typed.value).parse()).transpose();
         parsed.map_err(|reason| self.wrong(key, reason))
     }
 
@@ -361,6 +359,11 @@ impl RunFile {
             self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
         SpecError::Value { place, key: key.to_owned(), reason }
     }
+}
+
+/// A value as it would stand behind an option of a command.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What is said of a key outside every section, and of a section that is none or is not written as one.
