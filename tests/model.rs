@@ -35,10 +35,17 @@ fn inspect_says_what_a_model_is() {
         assert_eq!((&facts["parameters"], &facts["dtype"]), (&json!(parameters), &json!("f32")), "{facts}");
         assert_eq!(facts["vocabulary"], vocabulary, "{facts}");
         assert_eq!(facts["max_batch_tokens"], shared::spec::DEFAULT_MAX_BATCH_TOKENS, "{facts}");
+        let bytes = |key: &str| facts[key].as_u64().unwrap();
+        // the table of words stays in the file; a decoder of its own is another
+        let (weights, tables) = (bytes("weight_bytes"), bytes("table_bytes"));
+        let decoders = if name == "bert-tiny" { 1 } else { 2 };
+        assert!([1, decoders].map(|count| 4 * count * vocabulary * hidden).contains(&tables), "{facts}");
         // packed matrices are padded to panels of 64 outputs, and tables of positions stand beside the parameters
-        let weights = facts["weight_bytes"].as_u64().unwrap();
-        assert!((4 * parameters..16 * parameters).contains(&weights), "{facts}");
-        assert!(facts["memory_bytes"].as_u64().unwrap() > weights, "{facts}");
+        assert!((4 * parameters - tables..16 * parameters).contains(&weights), "{facts}");
+        assert!(
+            bytes("memory_bytes") > weights + bytes("projection_bytes") + bytes("search_bytes"),
+            "{facts}"
+        );
     }
 }
 
@@ -59,14 +66,20 @@ fn listed(name: &str) -> (u64, u64) {
 #[test]
 fn inspect_says_what_a_budget_takes() {
     let memory = |more: &[&str]| inspected("bert-tiny", more)["memory_bytes"].as_u64().unwrap();
-    let base = memory(&["--max-batch-tokens", "1000", "--prompt-tokens", "3"]);
-    assert!(memory(&["--max-batch-tokens", "2000", "--prompt-tokens", "3"]) > base);
-    // one more prompt row a layer: a projection of 500 columns and two prompts, in f32
-    let more = memory(&["--max-batch-tokens", "1000", "--prompt-tokens", "4"]);
-    assert_eq!(more - base, 4 * 3 * 40 * 502);
+    let base = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "3"]);
+    assert!(memory(&["--max-batch-tokens", "200", "--prompt-tokens", "3"]) > base);
+    assert!(memory(&["--train-tokens", "9000"]) > memory(&[]));
+    // one more prompt row a layer: a projection of 500 columns and four prompts, in f32; and an example's row is the
+    // prompt's, no longer the text's: its hidden state is kept once, and neither query, key nor value
+    let more = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "4"]);
+    assert_eq!(more as i64 - base as i64, 4 * 3 * 40 * 504 - 32 * 4 * 40 * 4);
+    // without projections; with a search of fewer dimensions
+    let anew = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "3", "--projections", "regenerate"]);
+    assert_eq!(base - anew, 4 * 3 * 3 * 40 * 500);
+    assert!(memory(&["--dim", "100"]) < memory(&[]) - 3 * 8 * (500 * 500 - 100 * 100));
     let ended = run(&mut case().zeroth(&["model", "inspect", "model"])).expect(0);
     for part in
-        ["family    bert", "masked-lm, similarity", "3 that take a prompt", "f32", "MiB", "8192 tokens"]
+        ["family    bert", "masked-lm, similarity", "3 that take a prompt", "f32", "MiB", "4096 tokens"]
     {
         assert!(ended.out.contains(part), "{part}\n{}", ended.report());
     }

@@ -138,12 +138,18 @@ fn bbt_with_one_remote() {
     assert!(generations(&case.path("one")).iter().all(|generation| generation["layer"] == 0));
 }
 
-/// Neither threads nor the token budget nor the run folder's name may show in the result.
+/// Neither threads nor what is kept in memory nor the run folder's name may show in the result.
 #[test]
-fn threads_and_token_budget() {
+fn threads_and_memory() {
     let case = Case::masked(Family::Bert, "add");
     embedded(&case, "embedded", &[]);
-    for (folder, setting) in [("threads", "run.threads=2"), ("budget", "run.max_batch_tokens=40")] {
+    for (folder, setting) in [
+        ("threads", "run.threads=2"),
+        ("budget", "run.max_batch_tokens=40"),
+        ("auto", "run.max_batch_tokens=auto"),
+        ("anew", "run.projections=regenerate"),
+        ("kept", "run.projections=memory"),
+    ] {
         embedded(&case, folder, &["--set", setting]);
         assert_same(&case, folder);
     }

@@ -4,21 +4,24 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use evaluator::backbone::Backbone;
 use evaluator::bench;
 pub use evaluator::bench::{Plan, Row, Subject};
 pub use evaluator::engine::Injection;
-use evaluator::facts::{self, Budget, Facts};
+use evaluator::facts::{self, Facts};
+use evaluator::memory::Sizes;
 use evaluator::model::Model;
 use evaluator::models::locate;
-use evaluator::session::Resources;
+use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::Worker;
 use shared::messages::Hello;
 use shared::model::Located;
-use shared::spec::{Dtype, ModelSpec};
+use shared::spec::{BatchTokens, Bytes, Dtype, KeepProjections, Method, ModelSpec, SearchSpec};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::fleet::Handle;
+use crate::search;
 
 /// What an embedded evaluator needs.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +37,13 @@ pub struct Settings<'a> {
     /// Threads; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
-    pub max_batch_tokens: usize,
+    pub max_batch_tokens: BatchTokens,
+    /// Memory that this process may take, where the run file says so.
+    pub memory: Option<Bytes>,
+    /// Whether projections are kept.
+    pub projections: KeepProjections,
+    /// The search that runs in this process too.
+    pub search: Option<&'a SearchSpec>,
 }
 
 /// The model's files, where they are on this machine; nothing is fetched.
@@ -46,26 +55,51 @@ pub fn files_here(model: &ModelSpec) -> Result<Located, String> {
     located.map_err(|error| error.to_string())
 }
 
-/// What a model is and what it takes.
+/// The run that a model's memory is worked out for: tuning in one process, at every layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assumed {
+    /// Training examples.
+    pub examples: usize,
+    /// Their rows, prompt rows included.
+    pub train_tokens: usize,
+    /// Prompt tokens a layer.
+    pub prompt_tokens: usize,
+    /// Dimension of a layer's search space.
+    pub dim: usize,
+    /// Threads; 0 means all cores.
+    pub threads: usize,
+    /// Rows in flight at most.
+    pub max_batch_tokens: BatchTokens,
+    /// Memory that the process may take.
+    pub memory: Option<Bytes>,
+    /// Whether projections are kept.
+    pub projections: KeepProjections,
+}
+
+/// What a model is and what it takes; the second value is the search's memory.
 ///
 /// # Errors
 /// [`Error::Input`] when the model is not usable.
-pub fn inspect(
-    model: &str,
-    dtype: Dtype,
-    max_batch_tokens: u32,
-    prompt_tokens: u32,
-    dim: u32,
-) -> Result<Facts, Error> {
-    let resources = Resources::new(0, max_batch_tokens as usize).map_err(Error::failed)?;
-    let budget = Budget {
-        dtype,
-        max_batch_tokens: max_batch_tokens as usize,
-        prompt_tokens: prompt_tokens as usize,
-        dim: dim as usize,
-        threads: resources.pool.current_num_threads(),
+pub fn inspect(model: &str, dtype: Dtype, run: Assumed) -> Result<(Facts, u64), Error> {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let sizes = Sizes {
+        examples: run.examples,
+        train_rows: run.train_tokens,
+        longest: 0,
+        prompt_tokens: run.prompt_tokens,
+        dim: run.dim,
+        threads: if run.threads == 0 { cores() } else { run.threads },
     };
-    facts::inspect(model, Path::new(""), None, budget).map_err(Error::input)
+    let searched = |layers| search::memory_bytes(layers, run.dim);
+    let limits = |backbone: &Backbone| Limits {
+        max_batch_tokens: run.max_batch_tokens,
+        projections: run.projections,
+        memory: run.memory.map_or(Allowed::Machine, Allowed::RunFile),
+        beside: searched(backbone.layers()),
+    };
+    let facts = facts::inspect(model, Path::new(""), None, dtype, sizes, limits).map_err(Error::input)?;
+    let searched = searched(facts.layers);
+    Ok((facts, searched))
 }
 
 /// The shapes that a bench knows.
@@ -105,9 +139,19 @@ pub async fn attach(
     fleet: &Handle,
     settings: Settings<'_>,
 ) -> Result<JoinHandle<std::io::Result<()>>, Error> {
-    let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
     let model = Model::load(settings.model, settings.base, settings.revision, settings.dtype)
         .map_err(Error::input)?;
+    let searched = settings.search.map(|spec| {
+        let tuned = if spec.method == Method::Bbt { 1 } else { model.backbone.layers() };
+        search::memory_bytes(tuned, spec.dim)
+    });
+    let limits = Limits {
+        max_batch_tokens: settings.max_batch_tokens,
+        projections: settings.projections,
+        memory: settings.memory.map_or(Allowed::Machine, Allowed::RunFile),
+        beside: searched.unwrap_or(0),
+    };
+    let resources = Resources::new(settings.threads, limits).map_err(Error::failed)?;
     let hello = Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: "embedded".to_owned(),
@@ -115,7 +159,7 @@ pub async fn attach(
         model: model.identity.clone(),
         device: "cpu".to_owned(),
         dtype: model.dtype.to_string(),
-        max_batch_tokens: settings.max_batch_tokens as u32,
+        max_batch_tokens: resources.max_batch_tokens(),
     };
     let link = fleet.attach_sole(hello).await.map_err(Error::input)?;
     let worker = Worker { model: Arc::new(model), resources };

@@ -6,27 +6,12 @@ use serde_json::Value;
 use shared::gguf::Head;
 use shared::model::CONFIG;
 
-use crate::backbone::Dtype;
-use crate::engine;
+use crate::backbone::{Backbone, Dtype};
+use crate::memory::{Footprint, Kept, Sizes};
 use crate::model::{LoadError, Model};
 use crate::models::census::Census;
 use crate::models::locate;
-use crate::session::PROGRAM_BYTES;
-
-/// The run that the memory is worked out for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// What the blocks' linear layers are computed in.
-    pub dtype: Dtype,
-    /// Rows in flight at most; the training examples are taken to have as many.
-    pub max_batch_tokens: usize,
-    /// Prompt tokens a layer.
-    pub prompt_tokens: usize,
-    /// Dimension of a layer's search space.
-    pub dim: usize,
-    /// Threads of the compute pool.
-    pub threads: usize,
-}
+use crate::resources::Limits;
 
 /// A model in numbers and words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,24 +32,33 @@ pub struct Facts {
     pub max_tokens: usize,
     /// By the names that a run file uses.
     pub read_outs: &'static [&'static str],
+    /// Bytes of its tables of words, which stay in the file: a few rows are looked up at a time.
+    pub table_bytes: u64,
     /// Bytes that its weights take in memory.
     pub weight_bytes: u64,
-    /// These, and what an evaluator holds beside them at most.
-    pub memory_bytes: u64,
+    /// What a run keeps under the limits given; its bytes are all that the process takes.
+    pub kept: Kept,
 }
 
-/// Loads the model called `name` as an evaluator does, and looks at it; a relative path is relative to `base`.
+/// Loads the model called `name` as an evaluator does, and looks at it; a relative path is relative to `base`. The memory
+/// is that of a run of `sizes` under `limits`.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub fn inspect(name: &str, base: &Path, revision: Option<&str>, budget: Budget) -> Result<Facts, LoadError> {
+pub fn inspect(
+    name: &str,
+    base: &Path,
+    revision: Option<&str>,
+    dtype: Dtype,
+    sizes: Sizes,
+    limits: impl FnOnce(&Backbone) -> Limits,
+) -> Result<Facts, LoadError> {
     let located = locate::locate(name, base, revision)?;
-    let model = Model::from_located(&located, budget.dtype)?;
+    let model = Model::from_located(&located, dtype)?;
     let backbone = &model.backbone;
     let census = Census::of(&located.weights).map_err(crate::backbone::ModelError::from)?;
-    let weight_bytes = backbone.weight_bytes() as u64;
-    let Budget { dtype: _, max_batch_tokens, prompt_tokens, dim, threads } = budget;
-    let working = engine::working_bytes(backbone, max_batch_tokens, max_batch_tokens, threads) as u64;
+    let footprint = Footprint::new(&model, sizes);
+    let limits = limits(backbone);
     Ok(Facts {
         family: located.gguf().map_or_else(|| family(&located.folder), architecture),
         layers: backbone.layers(),
@@ -74,12 +68,9 @@ pub fn inspect(name: &str, base: &Path, revision: Option<&str>, budget: Budget) 
         vocabulary: backbone.vocab(),
         max_tokens: backbone.max_tokens(),
         read_outs: backbone.read_outs(),
-        weight_bytes,
-        memory_bytes: weight_bytes
-            + working
-            + engine::prompt_bytes(backbone, prompt_tokens, dim)
-            + model.encoder.bytes() as u64
-            + PROGRAM_BYTES,
+        table_bytes: backbone.table_bytes() as u64,
+        weight_bytes: footprint.weights,
+        kept: footprint.within(&limits, limits.bytes()),
     })
 }
 

@@ -5,6 +5,7 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
 //! - [`bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
@@ -15,7 +16,10 @@ pub mod dial;
 pub mod engine;
 pub mod facts;
 pub mod kernel;
+pub mod memory;
 pub mod model;
 pub mod models;
+pub mod projections;
+pub mod resources;
 pub mod session;
 pub mod worker;

@@ -11,10 +11,11 @@ use clap::Parser;
 use evaluator::backbone::Dtype;
 use evaluator::dial::{self, DialError, DialOptions};
 use evaluator::model::Model;
-use evaluator::session::Resources;
+use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::Worker;
 use proto::client::{Files, Security};
 use shared::messages::Hello;
+use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, KeepProjections};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -37,9 +38,18 @@ struct Cli {
     /// Threads; 0 means all cores.
     #[arg(long, env = "ZEROTH_THREADS", default_value_t = 0)]
     threads: usize,
-    /// Rows (real tokens) in flight at most, over all threads: bounds the memory beside the weights.
-    #[arg(long, env = "ZEROTH_MAX_BATCH_TOKENS", default_value_t = shared::spec::DEFAULT_MAX_BATCH_TOKENS)]
-    max_batch_tokens: usize,
+    /// Rows (real tokens) in flight at most, over all threads: bounds the memory beside the weights; `auto` takes as
+    /// many as fit into the memory allowed and make it faster.
+    #[arg(long, env = "ZEROTH_MAX_BATCH_TOKENS", value_name = "N|auto",
+        default_value_t = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS))]
+    max_batch_tokens: BatchTokens,
+    /// Memory that this process may take, such as 4GiB; by default what its control group and the machine leave. A run
+    /// that does not fit is refused here.
+    #[arg(long, env = "ZEROTH_MEMORY", value_name = "SIZE")]
+    memory: Option<Bytes>,
+    /// Projections: kept in `memory`, made anew for each piece of work (`regenerate`), or `auto`: kept while they fit.
+    #[arg(long, env = "ZEROTH_PROJECTIONS", value_name = "POLICY", default_value_t = KeepProjections::Auto)]
+    projections: KeepProjections,
     /// A name to be known by; host name and process id by default.
     #[arg(long, env = "ZEROTH_NAME")]
     name: Option<String>,
@@ -82,10 +92,16 @@ enum Ended {
 
 fn run(cli: Cli) -> Result<(), Ended> {
     let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
-    let resources = Resources::new(cli.threads, cli.max_batch_tokens).map_err(|error| failed(&error))?;
+    let limits = Limits {
+        max_batch_tokens: cli.max_batch_tokens,
+        projections: cli.projections,
+        memory: cli.memory.map_or(Allowed::Machine, Allowed::Here),
+        beside: 0,
+    };
+    let resources = Resources::new(cli.threads, limits).map_err(|error| failed(&error))?;
     let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref(), cli.dtype)
         .map_err(|error| Ended::Input(error.to_string()))?;
-    let hello = hello(&cli, &model);
+    let hello = hello(&cli, &model, resources.max_batch_tokens());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
     let options = DialOptions {
         url: cli.coordinator,
@@ -123,7 +139,7 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-fn hello(cli: &Cli, model: &Model) -> Hello {
+fn hello(cli: &Cli, model: &Model, max_batch_tokens: u32) -> Hello {
     Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: cli.name.clone().unwrap_or_else(default_name),
@@ -131,7 +147,7 @@ fn hello(cli: &Cli, model: &Model) -> Hello {
         model: model.identity.clone(),
         device: "cpu".to_owned(),
         dtype: model.dtype.to_string(),
-        max_batch_tokens: cli.max_batch_tokens as u32,
+        max_batch_tokens,
     }
 }
 

@@ -5,39 +5,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use rayon::ThreadPool;
 use shared::messages::{
     Answer, ContextUpdate, ExampleSet, Lease, Outcome, Prepare, Prompted, Ready, Refusal, Start, Work,
 };
-use shared::projection::{self, Kind, Projection};
+use shared::projection::{Kind, Projection};
 use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
 use shared::task::loss::predicted;
 use shared::task::{Example, Loss, Template};
 
 use crate::engine::{self, Around, Engine, Tokens};
+use crate::memory::{Footprint, Sizes};
 use crate::model::{EncodeError, Model};
-
-/// What the evaluator is given by its user, the same for every run.
-#[derive(Clone, Debug)]
-pub struct Resources {
-    /// The compute pool.
-    pub pool: Arc<ThreadPool>,
-    /// Rows in flight at most, over all threads.
-    pub max_batch_tokens: usize,
-}
-
-impl Resources {
-    /// A pool of `threads` named threads; 0 means all cores.
-    ///
-    /// # Errors
-    /// When the operating system gives no threads.
-    pub fn new(threads: usize, max_batch_tokens: usize) -> Result<Self, ThreadPoolBuildError> {
-        let builder =
-            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("zeroth-engine-{i}"));
-        Ok(Self { pool: Arc::new(builder.build()?), max_batch_tokens })
-    }
-}
+use crate::projections::{Keep, Projections};
+use crate::resources::Resources;
 
 /// One run's state.
 pub struct Session {
@@ -48,8 +29,11 @@ pub struct Session {
     dev: Vec<Tokens>,
     /// `p0` of each layer, `[L][tokens * hidden]`.
     initial: Vec<Vec<f32>>,
-    /// `A_l` of each layer, `[tokens * hidden, dim]`; made at [`Session::start`].
-    projections: Vec<Vec<f32>>,
+    /// Made at [`Session::start`].
+    projections: Option<Projections>,
+    keep: Keep,
+    /// The context, `[L][dim]`.
+    context: Vec<Vec<f32>>,
     /// The context's prompts, `[L][tokens * hidden]`.
     prompts: Vec<Vec<f32>>,
     version: u64,
@@ -79,7 +63,7 @@ impl Session {
             Injection::Add => engine::Injection::Add,
             Injection::Prefix => engine::Injection::Prefix,
         };
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             Arc::clone(&model.backbone),
             engine::Settings {
                 injection,
@@ -87,12 +71,22 @@ impl Session {
                 initial_ids: initial_ids.clone(),
                 around: around(model),
                 read_out,
-                max_batch_tokens: resources.max_batch_tokens,
+                max_batch_tokens: resources.max_batch_tokens() as usize,
                 pool: Arc::clone(&resources.pool),
             },
             train,
         )
         .map_err(input)?;
+        let sizes = Sizes {
+            examples: engine.train().len(),
+            train_rows: engine.train_rows(),
+            longest: engine.longest(),
+            prompt_tokens: tokens,
+            dim: settings.dim as usize,
+            threads: resources.pool.current_num_threads(),
+        };
+        let footprint = Footprint::new(model, sizes);
+        let kept = resources.settle(&footprint, &mut engine)?;
         let initial = engine.initial_prompts();
         let layers = model.backbone.layers();
         let ready = Ready {
@@ -103,7 +97,7 @@ impl Session {
             label_ids,
             train_tokens: engine.train_rows() as u64,
             flops: (0..layers).map(|layer| engine.flops(layer)).collect(),
-            memory_bytes: memory_bytes(model, &settings, &engine),
+            memory_bytes: footprint.beside_weights(kept.max_batch_tokens, kept.keep),
         };
         let prompts = initial.clone();
         let session = Self {
@@ -113,7 +107,9 @@ impl Session {
             engine,
             dev,
             initial,
-            projections: Vec::new(),
+            projections: None,
+            keep: kept.keep,
+            context: vec![Vec::new(); layers],
             prompts,
             version: 0,
             pool: Arc::clone(&resources.pool),
@@ -130,9 +126,10 @@ impl Session {
         if start.context.len() != layers || start.projection_stds.len() != layers {
             return Err(failed(format!("start: {} layers expected", layers)));
         }
-        let made = |layer: usize| self.projection(layer, start.projection_stds[layer]);
-        if self.projections.is_empty() {
-            self.projections = (0..layers).map(made).collect();
+        if self.projections.is_none() {
+            let layers =
+                start.projection_stds.iter().enumerate().map(|(layer, &std)| self.projection(layer, std));
+            self.projections = Some(Projections::new(layers.collect(), self.keep, Arc::clone(&self.pool)));
         }
         for (layer, z) in start.context.iter().enumerate() {
             self.place(layer, z)?;
@@ -181,7 +178,7 @@ impl Session {
         examples: Range<usize>,
     ) -> Result<Vec<Outcome>, Refusal> {
         let labels = labels(self.settings.train.get(examples.clone()))?;
-        let prompts = candidates.iter().map(|z| self.prompt(layer, z)).collect::<Result<Vec<_>, _>>()?;
+        let prompts = self.made(layer, candidates)?;
         let logits = self.engine.evaluate(layer, &prompts, examples).map_err(failed)?;
         let loss = self.settings.loss;
         Ok(logits.iter().map(|logits| outcome(loss, logits, &labels)).collect())
@@ -216,47 +213,43 @@ impl Session {
         Ok(Outcome { logits, ..scored })
     }
 
-    /// The projection of one layer, its rows made in parallel; the same on every node.
-    fn projection(&self, layer: usize, std: f32) -> Vec<f32> {
-        let rows = self.settings.tokens as usize * self.model.backbone.hidden();
-        let dim = self.settings.dim as usize;
-        let kind = match self.settings.projection {
-            ProjectionKind::Normal => Kind::Normal { std },
-            ProjectionKind::Uniform => Kind::Uniform,
-        };
-        let projection = Projection { seed: self.settings.seed, layer: layer as u32, rows, dim, kind };
-        let mut matrix = vec![0.0; rows * dim];
-        let chunk = 256; // rows a task: enough work to be worth a steal
-        self.pool.install(|| {
-            matrix.par_chunks_mut(chunk * dim.max(1)).enumerate().for_each(|(i, out)| {
-                let first = i * chunk;
-                projection.fill_rows(first..first + out.len() / dim, out);
-            });
-        });
-        matrix
+    /// The projection of one layer; the same on every node.
+    fn projection(&self, layer: usize, std: f32) -> Projection {
+        Projection {
+            seed: self.settings.seed,
+            layer: layer as u32,
+            rows: self.settings.tokens as usize * self.model.backbone.hidden(),
+            dim: self.settings.dim as usize,
+            kind: match self.settings.projection {
+                ProjectionKind::Normal => Kind::Normal { std },
+                ProjectionKind::Uniform => Kind::Uniform,
+            },
+        }
     }
 
-    /// `A_l z + p0`, `[tokens * hidden]`.
-    fn prompt(&self, layer: usize, z: &[f32]) -> Result<Vec<f32>, Refusal> {
-        let matrix = self.projections.get(layer).ok_or_else(|| failed("no such layer, or not started"))?;
-        if z.len() != self.settings.dim as usize {
-            return Err(failed(format!(
-                "a candidate of {} numbers, {} expected",
-                z.len(),
-                self.settings.dim
-            )));
+    /// `A_l z + p0` of each `z`, `[candidates][tokens * hidden]`.
+    fn made(&self, layer: usize, zs: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, Refusal> {
+        let dim = self.settings.dim as usize;
+        if let Some(z) = zs.iter().find(|z| z.len() != dim) {
+            return Err(failed(format!("a candidate of {} numbers, {dim} expected", z.len())));
         }
-        let mut prompt = projection::apply(matrix, z);
-        prompt.iter_mut().zip(&self.initial[layer]).for_each(|(p, p0)| *p += p0);
-        Ok(prompt)
+        let projections = self.projections.as_ref().ok_or_else(|| failed("the run has not been started"))?;
+        let mut prompts = projections.prompts(layer, zs).ok_or_else(|| failed("no such layer"))?;
+        for prompt in &mut prompts {
+            prompt.iter_mut().zip(&self.initial[layer]).for_each(|(p, p0)| *p += p0);
+        }
+        Ok(prompts)
     }
 
     fn place(&mut self, layer: usize, z: &[f32]) -> Result<(), Refusal> {
-        let prompt = self.prompt(layer, z)?;
-        if prompt != self.prompts[layer] {
+        if self.context.get(layer).is_some_and(|own| own == z) {
+            return Ok(()); // an incumbent that has stayed: its prompt need not be made again
+        }
+        for prompt in self.made(layer, &[z.to_vec()])? {
             self.engine.set_prompt(layer, &prompt).map_err(failed)?;
             self.prompts[layer] = prompt;
         }
+        self.context[layer] = z.to_vec();
         Ok(())
     }
 }
@@ -327,16 +320,6 @@ fn encode_all(
 fn sent_initial(initial: &[Vec<f32>]) -> Vec<f32> {
     let flat: Vec<f32> = initial.concat();
     if flat.iter().all(|&x| x == 0.0) { Vec::new() } else { flat }
-}
-
-/// Bytes of the process itself: its code, the run's texts, what its allocator keeps. An estimate: with it the peak
-/// measured of Gemma 3 270M stayed 5 % below what is stated.
-pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
-
-/// Projections, prompts, cached hidden states and scratch, the tokenizer, and the program.
-fn memory_bytes(model: &Model, settings: &Prepare, engine: &Engine) -> u64 {
-    let prompts = engine::prompt_bytes(&model.backbone, settings.tokens as usize, settings.dim as usize);
-    prompts + engine.working_bytes() as u64 + model.encoder.bytes() as u64 + PROGRAM_BYTES
 }
 
 fn labels(examples: Option<&[Example]>) -> Result<Vec<u32>, Refusal> {

@@ -16,7 +16,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use crate::model::Model;
-use crate::session::{Resources, Session};
+use crate::resources::Resources;
+use crate::session::Session;
 
 /// How often a worker says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(2);

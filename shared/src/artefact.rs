@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::frame::{self, FrameError};
 use crate::messages::ModelIdentity;
-use crate::projection::{Kind, Projection, apply};
+use crate::projection::{Kind, Projection};
 use crate::spec::{Dtype, Init, Injection, Method, ProjectionKind, ReadOut};
 use crate::task::{Loss, Metric};
 
@@ -305,7 +305,7 @@ pub fn prompt(metadata: &Metadata, layer: usize, z: &[f32], p0: Option<&[f32]>) 
             ProjectionKind::Uniform => Kind::Uniform,
         },
     };
-    let mut prompt = apply(&projection.matrix(), z);
+    let mut prompt = projection.product(z);
     if let Some(p0) = p0 {
         prompt.iter_mut().zip(p0).for_each(|(p, p0)| *p += p0);
     }

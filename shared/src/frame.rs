@@ -83,14 +83,13 @@ pub enum FrameError {
 /// # Errors
 /// When the file system refuses; `path` or its previous file is then as it was.
 pub fn write_atomic<T: Serialize>(path: &Path, value: &T) -> Result<(), FrameError> {
-    let payload = bincode::serde::encode_to_vec(value, bincode::config::standard())
+    let mut bytes = vec![0; HEADER]; // the payload is encoded behind it: a checkpoint is too large to be held twice
+    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
         .map_err(|error| codec(path, format!("cannot be encoded: {error}")))?;
-    let mut bytes = Vec::with_capacity(HEADER + payload.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
-    bytes.extend_from_slice(&payload);
+    let (header, payload) = bytes.split_at_mut(HEADER);
+    let (length, checksum) = (payload.len() as u64, crc32fast::hash(payload));
+    let parts: [&[u8]; 4] = [MAGIC, &VERSION.to_le_bytes(), &length.to_le_bytes(), &checksum.to_le_bytes()];
+    header.copy_from_slice(&parts.concat());
     let beside = write_beside(path, &bytes).map_err(io_error(path))?;
     match fs::rename(path, previous(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(path)(error)),

@@ -5,6 +5,7 @@
 //! - [`artefact`], [`frame`]: the tuned prompt and the checkpoint as files
 //! - [`model`], [`gguf`]: a model's files and their fingerprint
 //! - [`random`], [`projection`]: the random matrices that every node makes alike
+//! - [`system`]: memory, as the system counts it
 //! - [`messages`], [`ids`]: the contract between coordinator and evaluator; [`wire`]: its form on the wire
 
 pub mod artefact;
@@ -17,5 +18,6 @@ pub mod model;
 pub mod projection;
 pub mod random;
 pub mod spec;
+pub mod system;
 pub mod task;
 pub mod wire;

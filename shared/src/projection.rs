@@ -72,6 +72,19 @@ impl Projection {
         }
     }
 
+    /// `A z`, the bits of [`apply`] with the whole matrix, of which a few rows at a time are made.
+    pub fn product(&self, z: &[f32]) -> Vec<f32> {
+        const BLOCK: usize = 256;
+        let mut made = vec![0.0; BLOCK.min(self.rows) * self.dim];
+        let blocks = (0..self.rows).step_by(BLOCK).map(|first| first..self.rows.min(first + BLOCK));
+        let product = |rows: Range<usize>| {
+            let made = &mut made[..rows.len() * self.dim];
+            self.fill_rows(rows, made);
+            apply(made, z)
+        };
+        blocks.flat_map(product).collect()
+    }
+
     /// SHA-256, in lower-case hexadecimal, of the whole matrix' bytes (f32, little-endian): nodes that agree
     /// on it compute with the same matrix. Costs as much as making the matrix; `checksum_rows` can take fewer
     /// rows.
@@ -166,6 +179,15 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_product_needs_no_whole_matrix() {
+        for (rows, dim) in [(1, 1), (255, 3), (256, 16), (700, 5)] {
+            let projection = Projection { rows, dim, ..SMALL };
+            let z: Vec<f32> = (0..dim).map(|i| (i as f32).cos()).collect();
+            assert_eq!(projection.product(&z), apply(&projection.matrix(), &z));
         }
     }
 

@@ -2,10 +2,13 @@
 
 #[cfg(feature = "embedded")]
 use serde_json::json;
-
-use shared::spec::Dtype;
+use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, Dtype, KeepProjections};
 
 use crate::error::Error;
+
+/// Rows of the training examples that memory is worked out for: 16 examples of two classes, 50 prompt rows and 78 of
+/// text each.
+const TRAIN_TOKENS: u32 = 4096;
 
 /// Options of `zeroth model`.
 #[derive(Debug, clap::Args)]
@@ -28,17 +31,35 @@ struct Inspect {
     /// Folder or hub id of the model.
     #[arg(value_name = "DIR|ID")]
     model: String,
-    /// Rows in flight at most, and rows of the training examples, that the memory is worked out for.
-    #[arg(long, value_name = "N", default_value_t = shared::spec::DEFAULT_MAX_BATCH_TOKENS as u32,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    max_batch_tokens: u32,
-    /// Prompt tokens a layer that the memory is worked out for.
+    /// Training examples: classes times shots.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    examples: u32,
+    /// Their rows, prompt rows included (`zeroth tune --dry-run` says a run's).
+    #[arg(long, value_name = "N", default_value_t = TRAIN_TOKENS, value_parser = clap::value_parser!(u32).range(1..))]
+    train_tokens: u32,
+    /// Rows in flight at most.
+    #[arg(long, value_name = "N|auto", default_value_t = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS))]
+    max_batch_tokens: BatchTokens,
+    /// Prompt tokens a layer.
     #[arg(long, value_name = "N", default_value_t = default("prompt.tokens"),
         value_parser = clap::value_parser!(u32).range(1..))]
     prompt_tokens: u32,
     /// What its blocks' linear layers would be computed in: f32, bf16 or int8.
     #[arg(long, value_name = "TYPE", default_value_t)]
     dtype: Dtype,
+    /// Dimension of a layer's search space.
+    #[arg(long, value_name = "N", default_value_t = default("search.dim"),
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
+    dim: u32,
+    /// Threads; 0 means all cores.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Memory that the run may take, such as 4GiB; by default what this machine's limits leave.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+    /// Projections: kept in `memory`, made anew for each piece of work (`regenerate`), or `auto`: kept while they fit.
+    #[arg(long, value_name = "POLICY", default_value_t = KeepProjections::Auto)]
+    projections: KeepProjections,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -74,16 +95,26 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
 #[cfg(feature = "embedded")]
 fn inspect(args: &Inspect) -> Result<(), Error> {
-    let dim = default("search.dim");
-    let facts =
-        crate::embedded::inspect(&args.model, args.dtype, args.max_batch_tokens, args.prompt_tokens, dim)?;
+    let run = crate::embedded::Assumed {
+        examples: args.examples as usize,
+        train_tokens: args.train_tokens as usize,
+        prompt_tokens: args.prompt_tokens as usize,
+        dim: args.dim as usize,
+        threads: args.threads,
+        max_batch_tokens: args.max_batch_tokens,
+        memory: args.memory,
+        projections: args.projections,
+    };
+    let (facts, search_bytes) = crate::embedded::inspect(&args.model, args.dtype, run)?;
+    let kept = facts.kept;
     if args.json {
         let line = json!({
             "family": facts.family, "layers": facts.layers, "hidden": facts.hidden,
             "parameters": facts.parameters, "dtype": facts.dtype, "vocabulary": facts.vocabulary,
             "max_tokens": facts.max_tokens, "read_outs": facts.read_outs,
-            "weight_bytes": facts.weight_bytes, "memory_bytes": facts.memory_bytes,
-            "max_batch_tokens": args.max_batch_tokens, "computed_in": args.dtype,
+            "weight_bytes": facts.weight_bytes, "table_bytes": facts.table_bytes,
+            "projection_bytes": kept.projections, "search_bytes": search_bytes, "memory_bytes": kept.bytes,
+            "max_batch_tokens": kept.max_batch_tokens, "computed_in": args.dtype,
         });
         println!("{line}");
         return Ok(());
@@ -101,13 +132,17 @@ fn inspect(args: &Inspect) -> Result<(), Error> {
         facts.parameters, facts.dtype, args.dtype
     );
     println!(
-        "memory    {}: {} of weights, the rest for {} tokens of examples and as many in flight, {} prompt tokens \
-         a layer, search.dim {dim}",
-        mib(facts.memory_bytes),
+        "memory    {} at the peak of zeroth tune: {} of weights, {} of projections ({}), {} of the search, the rest \
+         for {} tokens of examples and {} in flight",
+        mib(kept.bytes),
         mib(facts.weight_bytes),
-        args.max_batch_tokens,
-        args.prompt_tokens
+        mib(kept.projections),
+        kept.keep,
+        mib(search_bytes),
+        args.train_tokens,
+        kept.max_batch_tokens
     );
+    println!("run       {} prompt tokens a layer, search.dim {}", args.prompt_tokens, args.dim);
     Ok(())
 }
 

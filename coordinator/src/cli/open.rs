@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use shared::artefact::Artefact;
 use shared::ids::{ContextVersion, RunId};
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prepare, Prompted, Start};
-use shared::spec::{Dtype, RunFile};
+use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, Dtype, RunFile};
 use shared::task::{Example, Metric};
 
 use super::{ModelArgs, SourceArgs};
@@ -36,7 +36,8 @@ struct Plan {
     dtype: Dtype,
     model: String,
     revision: Option<String>,
-    max_batch_tokens: usize,
+    max_batch_tokens: BatchTokens,
+    memory: Option<Bytes>,
     metric: Metric,
     test: Option<PathBuf>,
 }
@@ -80,6 +81,7 @@ fn manual(source: &SourceArgs) -> Result<Plan, Error> {
         model: inputs.spec.model.path.clone(),
         revision: inputs.spec.model.revision.clone(),
         max_batch_tokens: inputs.spec.run.max_batch_tokens,
+        memory: inputs.spec.run.memory,
         metric: inputs.spec.task.metric,
         test: inputs.spec.task.test.clone(),
     })
@@ -98,7 +100,8 @@ fn tuned(path: &Path) -> Result<Plan, Error> {
         dtype: metadata.model.dtype,
         model: metadata.model.path.clone(),
         revision: metadata.model.identity.revision.clone(),
-        max_batch_tokens: shared::spec::DEFAULT_MAX_BATCH_TOKENS,
+        max_batch_tokens: BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS),
+        memory: None,
         metric: metadata.task.metric,
         test: None,
     })
@@ -113,6 +116,9 @@ async fn attach(fleet: &Handle, plan: &Plan, args: &ModelArgs) -> Result<(), Err
         dtype: plan.dtype,
         threads: args.threads,
         max_batch_tokens: plan.max_batch_tokens,
+        memory: plan.memory,
+        projections: shared::spec::KeepProjections::Regenerate, // each is used once
+        search: None,
     };
     crate::embedded::attach(fleet, settings).await.map(drop)
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{ModelIdentity, Start};
 use shared::spec::RunFile;
+use shared::system::peak_memory;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +21,7 @@ use crate::inputs::Inputs;
 use crate::model;
 use crate::progress::Progress;
 use crate::run::{self, Summary};
+use crate::search;
 use crate::serve::clients::Clients;
 use crate::serve::{self, ServeError, ServeOptions};
 
@@ -153,6 +155,9 @@ async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io:
         dtype: spec.model.dtype,
         threads: spec.run.threads,
         max_batch_tokens: spec.run.max_batch_tokens,
+        memory: spec.run.memory,
+        projections: spec.run.projections,
+        search: Some(&spec.search),
     };
     crate::embedded::attach(fleet, settings).await
 }
@@ -177,7 +182,7 @@ fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> 
             "run": folder.path(), "task": spec.task.name, "model": spec.model.path, "seed": spec.search.seed,
             "calls": summary.calls, "seconds": summary.seconds, "seconds_per_call": per_call,
             "dev": summary.dev.metric, "test_before": summary.test_before, "test_after": summary.test_after,
-            "artefact": folder.artefact(),
+            "artefact": folder.artefact(), "peak_memory_bytes": peak_memory(),
         });
         println!("{line}");
         return Ok(());
@@ -237,7 +242,7 @@ struct Estimate {
 impl Estimate {
     fn new(
         inputs: &Inputs,
-        plan: &crate::search::Plan,
+        plan: &search::Plan,
         ready: &shared::messages::Ready,
         measured: Layer,
         call: Duration,
@@ -257,8 +262,7 @@ impl Estimate {
             generations,
             flops: mean_flops * calls as f64,
             memory_bytes: ready.memory_bytes,
-            // each layer's covariance and axes, and once more while a checkpoint is written
-            search_bytes: (4 * 8 * plan.tuned * plan.dim * plan.dim) as u64,
+            search_bytes: search::memory_bytes(plan.tuned, plan.dim),
             wire_bytes: generation_bytes as u64 * generations,
             call_seconds,
             seconds: call_seconds * calls as f64,

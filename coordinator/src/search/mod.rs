@@ -48,6 +48,13 @@ pub struct Plan {
     pub metric: Metric,
 }
 
+/// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
+/// each, and once more what is written of them, a triangle and the axes.
+pub fn memory_bytes(tuned: usize, dim: usize) -> u64 {
+    let matrix = 8 * (dim * dim) as u64;
+    tuned as u64 * (2 * matrix + matrix / 2 + matrix)
+}
+
 /// One population, ready to be evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proposal {

@@ -1,5 +1,5 @@
-//! Bytes that a backbone's weights take in memory, in the mapped file too. Structures are taken apart by all their fields, so that a new one
-//! cannot be forgotten; tables that several layers share count once.
+//! Bytes that a backbone's weights take in memory, those read from a mapped file too. Structures are taken apart by all
+//! their fields, so that a new one cannot be forgotten; tables that several layers share count once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::models::stored::Stored;
 #[derive(Default)]
 struct Count {
     bytes: usize,
+    /// Of tables that stay in their file, of which few rows are in memory at a time.
+    tables: usize,
     seen: BTreeSet<usize>,
     /// Places in mapped files that are in the sum.
     mapped: BTreeSet<usize>,
@@ -23,6 +25,15 @@ struct Count {
 impl Backbone {
     /// Bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
+        self.count().bytes
+    }
+
+    /// Bytes of the tables that stay in their file.
+    pub fn table_bytes(&self) -> usize {
+        self.count().tables
+    }
+
+    fn count(&self) -> Count {
         let Self { sizes: _, embeddings, blocks, final_norm, head, decoder, pooling: _ } = self;
         let mut count = Count::default();
         count.embeddings(embeddings);
@@ -41,7 +52,7 @@ impl Backbone {
             count.blocks(blocks);
             count.norm(final_norm.as_ref());
         }
-        count.bytes
+        count
     }
 }
 
@@ -63,23 +74,21 @@ impl Count {
     fn table(&mut self, table: &Table) {
         match table {
             Table::Dense(values) => self.shared(values),
-            Table::Stored(stored) => self.stored(stored),
+            Table::Stored(stored) => self.tables += self.mapped(stored),
         }
     }
 
-    fn stored(&mut self, stored: &Stored) {
-        for (start, bytes) in stored.places() {
-            if self.mapped.insert(start) {
-                self.bytes += bytes;
-            }
-        }
+    /// Bytes of a matrix in its file that are not in the sum yet.
+    fn mapped(&mut self, stored: &Stored) -> usize {
+        let new = stored.places().filter(|(start, _)| self.mapped.insert(*start));
+        new.map(|(_, bytes)| bytes).sum()
     }
 
     fn linear(&mut self, linear: &Linear) {
         let Linear { weight, bias } = linear;
         match weight {
             Weight::Packed(packed) => self.bytes += packed.bytes(),
-            Weight::Stored(stored) => self.stored(stored),
+            Weight::Stored(stored) => self.bytes += self.mapped(stored),
         }
         self.optional(bias.as_ref());
     }

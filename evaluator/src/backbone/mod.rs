@@ -176,6 +176,7 @@ impl Embeddings {
                 (None, None) => {}
             }
         }
+        self.word.forget(); // around each row looked up, the system maps sixteen pages
     }
 }
 

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::bytes::PROJECTED_ROWS;
 use super::forward::{Deep, From, Pass, Pool};
 use super::pack::Batch;
-use crate::backbone::{Projected, Wanted};
+use crate::backbone::{Block, Place, Projected, Wanted};
 
 /// Hidden states of the training examples at the input of one layer.
 #[derive(Debug, Default)]
@@ -34,14 +35,18 @@ struct Projections {
 }
 
 impl Projections {
-    fn clear(&mut self) {
-        self.query.clear();
-        self.key_value.clear();
-    }
-
-    fn extend(&mut self, more: Self) {
-        self.query.extend(more.query);
-        self.key_value.extend(more.key_value);
+    /// Room for consecutive parts of so many rows each, of a block with heads as wide as that.
+    fn parts(
+        &mut self,
+        rows: impl Iterator<Item = usize> + Clone,
+        (wide, double): (usize, usize),
+    ) -> Vec<Room<'_>> {
+        let all: usize = rows.clone().sum();
+        self.query.resize(all * wide, 0.0);
+        self.key_value.resize(all * double, 0.0);
+        let queries = parts(&mut self.query, rows.clone().map(|rows| rows * wide));
+        let keys = parts(&mut self.key_value, rows.map(|rows| rows * double));
+        queries.into_iter().zip(keys).map(|(query, key_value)| Room { query, key_value }).collect()
     }
 
     /// Some rows, of a block with heads as wide as that.
@@ -50,6 +55,21 @@ impl Projections {
             query: &self.query[rows.start * wide..rows.end * wide],
             key_value: &self.key_value[rows.start * double..rows.end * double],
         }
+    }
+}
+
+/// Where some rows' projections go.
+struct Room<'a> {
+    query: &'a mut [f32],
+    key_value: &'a mut [f32],
+}
+
+impl Room<'_> {
+    fn fill(self, block: &Block, rows: &[f32], spans: &[Range<usize>], place: Place) {
+        let (mut query, mut key_value) = (Vec::new(), Vec::new());
+        block.project(rows, spans, place, &mut query, &mut key_value);
+        self.query.copy_from_slice(&query);
+        self.key_value.copy_from_slice(&key_value);
     }
 }
 
@@ -94,32 +114,38 @@ impl Cache {
         }
     }
 
-    /// One layer up, in parallel over groups of examples.
+    /// One layer up, in parallel over groups of examples, each in its place.
     fn advance(&mut self, pass: Pass<'_>, batch: &Batch, deep: Deep<'_>, pool: &Pool, limit: usize) {
         let own = if self.prompt.is_empty() || self.shared { 0 } else { batch.place.rows };
         let groups = batch.groups(0..batch.spans.len(), own, limit);
-        let outputs: Vec<(Vec<f32>, Vec<f32>)> = groups
-            .par_iter()
-            .map(|group| {
-                let (text, prompt) = self.rows(pass, batch, group);
-                let spans = batch.group_spans(group);
-                let (layer, place) = (self.layer, batch.place);
-                let from =
-                    From { layer, text, prompt, known: None, spans: &spans, place, picks: &[], given: None };
-                pool.with(|buffers| {
-                    pass.layer(self.layer, from, deep, None, Wanted::All, buffers);
-                    (buffers.hidden().text.clone(), buffers.hidden().prompt.clone())
-                })
-            })
-            .collect();
-        self.text.clear();
-        self.prompt.clear();
-        for (text, prompt) in outputs {
-            self.text.extend(text);
-            if !self.shared || self.prompt.is_empty() {
-                self.prompt.extend(prompt);
-            }
-        }
+        let (layer, place, hidden) = (self.layer, batch.place, pass.backbone.hidden());
+        let text = parts(&mut self.text, groups.iter().map(|group| batch.group_rows(group).len() * hidden));
+        // where the prompt's rows are shared, all groups read them and the first one's are kept
+        let shared = self.shared.then(|| self.prompt.clone());
+        let rows = |(index, group): (usize, &Range<usize>)| match &shared {
+            Some(shared) if index == 0 => shared.len(),
+            Some(_) => 0,
+            None => group.len() * own * hidden,
+        };
+        let prompt = parts(&mut self.prompt, groups.iter().enumerate().map(rows));
+        groups.par_iter().zip(text).zip(prompt).for_each(|((group, text), prompt)| {
+            let spans = batch.group_spans(group);
+            pool.with(|buffers| {
+                let from = From {
+                    layer,
+                    text,
+                    prompt: shared.as_deref().unwrap_or(prompt),
+                    known: None,
+                    spans: &spans,
+                    place,
+                    picks: &[],
+                    given: None,
+                };
+                pass.layer(layer, from, deep, None, Wanted::All, buffers);
+                text.copy_from_slice(&buffers.hidden().text);
+                prompt.copy_from_slice(&buffers.hidden().prompt[..prompt.len()]);
+            });
+        });
         self.layer += 1;
         self.projected = false;
     }
@@ -127,29 +153,23 @@ impl Cache {
     /// Queries, keys and values of the rows at the cached layer that no candidate changes.
     fn project(&mut self, pass: Pass<'_>, batch: &Batch) {
         let block = &pass.backbone.blocks[self.layer];
-        let linear = block.is_linear() && !self.shared;
-        let parts: Vec<(Projections, Projections)> = batch
-            .groups(0..batch.spans.len(), 0, 256) // rows a task
-            .par_iter()
-            .map(|group| {
-                let (text, prompt) = self.rows(pass, batch, group);
-                let (mut of_text, mut of_prompt) = (Projections::default(), Projections::default());
-                let Projections { query, key_value } = &mut of_text;
-                block.project(text, &batch.group_spans(group), batch.place, query, key_value);
-                if linear {
-                    // without spans: nothing turns these rows, so they need no positions
-                    block.project(prompt, &[], batch.place, &mut of_prompt.query, &mut of_prompt.key_value);
-                }
-                (of_text, of_prompt)
-            })
-            .collect();
-        self.of_text.clear();
-        self.of_prompt.clear();
-        for (of_text, of_prompt) in parts {
-            self.of_text.extend(of_text);
-            self.of_prompt.extend(of_prompt);
-        }
-        self.projected = true;
+        let widths = (block.heads.query_width(), 2 * block.heads.key_width());
+        let own =
+            if block.is_linear() && !self.shared && !self.prompt.is_empty() { batch.place.rows } else { 0 };
+        let groups = batch.groups(0..batch.spans.len(), 0, PROJECTED_ROWS);
+        let (mut of_text, mut of_prompt) =
+            (std::mem::take(&mut self.of_text), std::mem::take(&mut self.of_prompt));
+        let texts = of_text.parts(groups.iter().map(|group| batch.group_rows(group).len()), widths);
+        let prompts = of_prompt.parts(groups.iter().map(|group| group.len() * own), widths);
+        groups.par_iter().zip(texts).zip(prompts).for_each(|((group, of_text), of_prompt)| {
+            let (text, prompt) = self.rows(pass, batch, group);
+            of_text.fill(block, text, &batch.group_spans(group), batch.place);
+            if own > 0 {
+                // without spans: nothing turns these rows, so they need no positions
+                of_prompt.fill(block, prompt, &[], batch.place);
+            }
+        });
+        (self.of_text, self.of_prompt, self.projected) = (of_text, of_prompt, true);
     }
 
     fn rows(&self, pass: Pass<'_>, batch: &Batch, group: &Range<usize>) -> (&[f32], &[f32]) {
@@ -187,4 +207,14 @@ impl Cache {
     pub(super) fn prompt(&self, examples: usize) -> Vec<f32> {
         self.prompt.repeat(if self.shared { examples } else { 1 })
     }
+}
+
+/// Consecutive parts of `values`, so long each.
+fn parts(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    let cut = |length: usize| {
+        let (part, rest) = std::mem::take(&mut values).split_at_mut(length);
+        values = rest;
+        part
+    };
+    lengths.map(cut).collect()
 }

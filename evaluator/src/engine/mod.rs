@@ -6,6 +6,7 @@
 //! (`forward`). A candidate's logits have the same bits whatever else is in the call, however it is cut and however
 //! many threads there are: no operation mixes rows of different candidates or examples.
 
+mod bytes;
 mod context;
 mod flops;
 mod forward;
@@ -13,6 +14,7 @@ mod pack;
 mod read_out;
 mod settings;
 mod statistics;
+mod timing;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,13 +29,15 @@ use pack::{Batch, Slots};
 use read_out::Head;
 use settings::check;
 
+pub(crate) use bytes::task_rows;
+pub use bytes::{cached_bytes, row_bytes, thread_bytes};
 pub use pack::Tokens;
 pub use read_out::ReadOut;
 pub use settings::{Around, EngineError, Injection, Settings};
 
 /// Rows of one task at most, where the token budget allows them: enough for the weights to be read seldom, few enough
 /// for a task's rows to stay in the cache.
-const TASK_ROWS: usize = 512;
+pub(crate) const TASK_ROWS: usize = 512;
 
 /// Hidden states of one example after one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -292,10 +296,15 @@ impl Engine {
         flops::Work { pass: self.pass(), batch: &self.batch, injection: self.settings.injection }
     }
 
-    /// Bytes of the cached context and of all tasks in flight, at most.
-    pub fn working_bytes(&self) -> usize {
-        let threads = self.settings.pool.current_num_threads();
-        working_bytes(&self.backbone, self.train_rows(), self.settings.max_batch_tokens, threads)
+    /// Rows of the longest training example, its prompt rows included.
+    pub fn longest(&self) -> usize {
+        let longest = self.batch.spans.iter().map(std::ops::Range::len).max();
+        longest.unwrap_or(0) + self.settings.prompt_tokens
+    }
+
+    /// Keeps so many rows in flight at most from now on; no number that it gives depends on it.
+    pub fn limit(&mut self, max_batch_tokens: usize) {
+        self.settings.max_batch_tokens = max_batch_tokens;
     }
 
     fn pass(&self) -> Pass<'_> {
@@ -367,31 +376,6 @@ impl Own {
         let (query, key_value) = self.added.as_ref()?;
         Some(Parts { rows: rows?, added: Projected { query, key_value } })
     }
-}
-
-/// Rows of one task: the token budget shared by the threads.
-fn task_rows(max_batch_tokens: usize, threads: usize) -> usize {
-    (max_batch_tokens / threads.max(1)).clamp(1, TASK_ROWS)
-}
-
-/// Bytes of a cached context of `rows` rows, prompt rows included, and of all tasks in flight, at most.
-pub fn working_bytes(backbone: &Backbone, rows: usize, max_batch_tokens: usize, threads: usize) -> usize {
-    let Some(block) = backbone.blocks.first() else { return 0 };
-    let (hidden, query, keys) = (block.hidden(), block.heads.query_width(), 2 * block.heads.key_width());
-    let cached = rows * (2 * hidden + query + keys); // the bottom, the layer, its projections
-    let wide = block.feed_forward.up.weight.outputs();
-    let task = task_rows(max_batch_tokens, threads) * (8 * hidden + 2 * query + 2 * keys + wide);
-    let made =
-        [&block.query, &block.output, &block.feed_forward.down].map(|linear| linear.weight.product_bytes());
-    let made = made.into_iter().max().unwrap_or(0);
-    4 * cached + (4 * task + made) * threads
-}
-
-/// Bytes of every layer's projection from `dim` numbers to `tokens` prompt rows, and of the prompts: the initial ones
-/// and the context's.
-pub fn prompt_bytes(backbone: &Backbone, tokens: usize, dim: usize) -> u64 {
-    let prompt = tokens as u64 * backbone.hidden() as u64 * backbone.layers() as u64;
-    4 * prompt * (dim as u64 + 2)
 }
 
 /// Pooled last hidden states of `examples` without prompt rows, `[examples][hidden]`.

@@ -74,7 +74,6 @@ impl Batch {
             let ids = examples.iter().map(|example| given(decoder.given, mask, example, slots));
             Box::new(Self::given(backbone, decoder, ids))
         });
-        backbone.embeddings.word.forget();
         batch
     }
 

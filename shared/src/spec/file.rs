@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::SpecError;
 use super::keys::{default, is_key, is_section, nearest, nearest_outside};
+use super::limits::{BatchTokens, Bytes};
 use super::resolved::*;
 use crate::task::{Loss, Metric, Template};
 
@@ -187,7 +188,9 @@ impl RunFile {
         Ok(RunSettings {
             folder: self.relative(&folder),
             threads: self.threads()?,
-            max_batch_tokens: self.positive("run.max_batch_tokens")?,
+            max_batch_tokens: self.batch_tokens()?,
+            memory: self.memory()?,
+            projections: self.name("run.projections")?,
             lease_timeout_s: self.positive("run.lease_timeout_s")? as u64,
         })
     }
@@ -314,6 +317,17 @@ impl RunFile {
         }
     }
 
+    fn batch_tokens(&self) -> Result<BatchTokens, SpecError> {
+        let key = "run.max_batch_tokens";
+        as_text(&self.value(key)?).parse().map_err(|reason| self.wrong(key, reason))
+    }
+
+    fn memory(&self) -> Result<Option<Bytes>, SpecError> {
+        let key = "run.memory";
+        let parsed = self.keys.get(key).map(|typed| as_text(&typed.value).parse()).transpose();
+        parsed.map_err(|reason| self.wrong(key, reason))
+    }
+
     /// The evaluators divide by it as an `f32`, where a tiny number would be 0 and a huge one infinite.
     fn temperature(&self) -> Result<f32, SpecError> {
         let key = "model.temperature";
@@ -345,6 +359,11 @@ impl RunFile {
             self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
         SpecError::Value { place, key: key.to_owned(), reason }
     }
+}
+
+/// A value as it would stand behind an option of a command.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What is said of a key outside every section, and of a section that is none or is not written as one.

@@ -101,7 +101,17 @@ pub const KEYS: &[Key] = &[
     key(
         "run.max_batch_tokens",
         "8192",
-        "rows (real tokens) the embedded evaluator keeps in flight at most: bounds its memory",
+        "rows (real tokens) the embedded evaluator keeps in flight at most: bounds its memory; or `\"auto\"`: as many as fit into `run.memory` and make it faster",
+    ),
+    key(
+        "run.memory",
+        "what the machine's limits leave",
+        "memory the run may take, as `\"4GiB\"`; one that cannot keep to it is refused before it begins (docs/memory.md)",
+    ),
+    key(
+        "run.projections",
+        "\"auto\"",
+        "`memory` (kept), `regenerate` (made anew for each piece of work) or `auto` (kept while they fit into half of `run.memory`)",
     ),
     key("run.lease_timeout_s", "60", "seconds after which unanswered work is given to another evaluator"),
 ];

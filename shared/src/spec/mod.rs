@@ -3,18 +3,20 @@
 mod error;
 mod file;
 mod keys;
+mod limits;
 mod resolved;
 
 pub use error::SpecError;
 pub use file::RunFile;
 pub use keys::{KEYS, Key};
+pub use limits::{BatchTokens, Bytes};
 pub use resolved::{
-    Device, Dtype, Incumbent, Init, Injection, Method, ModelSpec, ProjectionKind, PromptSpec, ReadOut,
-    RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
+    Device, Dtype, Incumbent, Init, Injection, KeepProjections, Method, ModelSpec, ProjectionKind,
+    PromptSpec, ReadOut, RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.
-pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
+pub const DEFAULT_MAX_BATCH_TOKENS: u32 = 8192;
 
 #[cfg(test)]
 mod tests;

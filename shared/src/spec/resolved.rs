@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::limits::{BatchTokens, Bytes};
 use crate::task::{Loss, Metric, Template};
 
 /// An enum of the run file: its variants, their names there, and both directions between them.
@@ -110,6 +111,17 @@ named!(
         Metric = "metric",
         /// The loss.
         Loss = "loss",
+    }
+);
+named!(
+    /// Whether an evaluator keeps the projections.
+    KeepProjections {
+        /// While they fit.
+        Auto = "auto",
+        /// In memory.
+        Memory = "memory",
+        /// Nowhere: they are made anew for each piece of work.
+        Regenerate = "regenerate",
     }
 );
 named!(
@@ -239,7 +251,12 @@ pub struct RunSettings {
     /// Threads of the embedded evaluator; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
-    pub max_batch_tokens: usize,
+    pub max_batch_tokens: BatchTokens,
+    /// Memory that the run may take; what the machine has left where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Whether the projections are kept.
+    pub projections: KeepProjections,
     /// Seconds until unanswered work is given to another evaluator.
     pub lease_timeout_s: u64,
 }

@@ -43,7 +43,8 @@ fn defaults_are_those_of_the_documentation() {
         }
         assert_eq!(written[section][name].to_string(), value["v"].to_string(), "{}", key.name);
     }
-    assert_eq!(spec.run.max_batch_tokens, DEFAULT_MAX_BATCH_TOKENS, "evaluators have no run file");
+    let rows = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS);
+    assert_eq!(spec.run.max_batch_tokens, rows, "evaluators have no run file");
     assert_eq!(spec.run.folder, Path::new("/runs/runs/sst2-42"));
     assert_eq!(spec.task.train, Path::new("/runs/train.jsonl"));
 }
@@ -159,7 +160,9 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.dev_every", Some("6"), true),
     ("run.folder", Some("elsewhere"), false),
     ("run.threads", Some("3"), false),
-    ("run.max_batch_tokens", Some("100"), false),
+    ("run.max_batch_tokens", Some("auto"), false),
+    ("run.memory", Some("4GiB"), false),
+    ("run.projections", Some("regenerate"), false),
     ("run.lease_timeout_s", Some("1"), false),
 ];
 

@@ -1,0 +1,131 @@
+//! What an evaluator is given by its user, the same for every run: threads, and what may be kept in memory.
+
+use std::sync::{Arc, OnceLock};
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use shared::messages::Refusal;
+use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, KeepProjections};
+use shared::system::memory_limit;
+use tracing::{info, warn};
+
+use crate::engine::{self, Engine};
+use crate::memory::{Footprint, Kept, TASK_CHOICES};
+
+/// Bytes that this process may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Nobody said: what the machine's limits leave.
+    Machine,
+    /// A run file's `run.memory`: no evaluator could do with less.
+    RunFile(Bytes),
+    /// An evaluator's own `--memory`.
+    Here(Bytes),
+}
+
+/// What may be kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows in flight at most, over all threads.
+    pub max_batch_tokens: BatchTokens,
+    /// Whether projections are kept.
+    pub projections: KeepProjections,
+    /// Bytes that this process may take.
+    pub memory: Allowed,
+    /// Bytes of these that are another's: the search's, where it runs in this process.
+    pub beside: u64,
+}
+
+impl Limits {
+    /// Bytes that this process may take.
+    pub fn bytes(&self) -> u64 {
+        match self.memory {
+            Allowed::Machine => memory_limit().unwrap_or(u64::MAX),
+            Allowed::RunFile(bytes) | Allowed::Here(bytes) => bytes.0,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_batch_tokens: BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS),
+            projections: KeepProjections::Auto,
+            memory: Allowed::Machine,
+            beside: 0,
+        }
+    }
+}
+
+/// Threads and limits.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// The compute pool.
+    pub pool: Arc<ThreadPool>,
+    /// What may be kept.
+    pub limits: Limits,
+    /// Rows of a task beyond which this machine is no faster with this model: measured once.
+    fastest: Arc<OnceLock<usize>>,
+}
+
+impl Resources {
+    /// A pool of `threads` named threads; 0 means all cores.
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub fn new(threads: usize, limits: Limits) -> Result<Self, ThreadPoolBuildError> {
+        let builder =
+            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("zeroth-engine-{i}"));
+        Ok(Self { pool: Arc::new(builder.build()?), limits, fastest: Arc::default() })
+    }
+
+    /// Rows in flight at most, whatever is measured.
+    pub fn max_batch_tokens(&self) -> u32 {
+        match self.limits.max_batch_tokens {
+            BatchTokens::Rows(rows) => rows,
+            BatchTokens::Auto => (engine::TASK_ROWS * self.pool.current_num_threads()) as u32,
+        }
+    }
+
+    /// Decides what a run keeps here, and sets its engine's token budget.
+    ///
+    /// # Errors
+    /// A refusal, where what is allowed was stated and is less than the least that the run takes.
+    pub(crate) fn settle(&self, footprint: &Footprint, engine: &mut Engine) -> Result<Kept, Refusal> {
+        let limit = self.limits.bytes();
+        let mut kept = footprint.within(&self.limits, limit);
+        let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+        if kept.bytes > limit {
+            let problem =
+                |key: &str| format!("{key} allows {}, but this run takes {}", mib(limit), mib(kept.bytes));
+            match self.limits.memory {
+                Allowed::Machine => warn!("{}", problem("what the machine has left")),
+                Allowed::RunFile(_) => return Err(Refusal::Input(problem("run.memory") + "; raise it")),
+                Allowed::Here(_) => return Err(Refusal::Failed(problem("--memory") + "; raise it")),
+            }
+        }
+        if self.limits.max_batch_tokens == BatchTokens::Auto {
+            let threads = self.pool.current_num_threads();
+            let most = kept.max_batch_tokens as usize / threads.max(1);
+            let rows = self.fastest_rows(engine).unwrap_or(most).min(most);
+            kept.max_batch_tokens = (rows * threads) as u32;
+        }
+        engine.limit(kept.max_batch_tokens as usize);
+        info!(
+            "{} rows in flight at most, projections {}, {} in all of {} allowed",
+            kept.max_batch_tokens,
+            kept.keep,
+            mib(footprint.total(kept.max_batch_tokens, kept.keep) + self.limits.beside),
+            mib(limit)
+        );
+        Ok(kept)
+    }
+
+    /// Measures at the first run that has examples; later runs take what was found then.
+    fn fastest_rows(&self, engine: &Engine) -> Option<usize> {
+        if let Some(&rows) = self.fastest.get() {
+            return Some(rows);
+        }
+        let rows = engine.fastest_rows(&TASK_CHOICES)?;
+        Some(*self.fastest.get_or_init(|| rows))
+    }
+}
