@@ -120,8 +120,7 @@ impl Race {
     /// Incomplete candidates that may still enter the better half; all have seen as much.
     fn open(&self, threshold: f64) -> Vec<usize> {
         let incomplete = (0..self.losses.len()).filter(|&c| self.losses[c].len() < self.examples);
-        let open: Vec<usize> = incomplete.filter(|&c| self.least(c) <= threshold).collect();
-        open
+        incomplete.filter(|&c| self.least(c) <= threshold).collect()
     }
 
     /// The least that a candidate can score; infinite, as it ranks, once a loss of it is not finite.
