@@ -68,6 +68,11 @@ fn killed_at_random_generations_prefix() {
 }
 
 #[test]
+fn killed_at_random_generations_racing() {
+    killed_at_random(Case::masked(Family::Bert, "prefix").set("search.racing", "true"));
+}
+
+#[test]
 fn killed_before_the_first_generation() {
     let (case, _) = bert();
     let mut process = Process::start(&mut case.tune("early", &[]));

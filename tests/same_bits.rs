@@ -138,6 +138,26 @@ fn bbt_with_one_remote() {
     assert!(generations(&case.path("one")).iter().all(|generation| generation["layer"] == 0));
 }
 
+/// In a race who is evaluated on what follows from losses; who answers, and when, must not show.
+#[test]
+fn racing() {
+    let case = Case::masked(Family::Bert, "add").long(60).set("search.racing", "true");
+    let ended = run(&mut case.tune("embedded", &[])).expect(0);
+    let folder = case.path("embedded");
+    let seen = |generation: &serde_json::Value| {
+        let seen = generation["seen"].as_array().expect("a race says what was seen").iter();
+        seen.map(|seen| seen.as_u64().unwrap()).sum::<u64>()
+    };
+    let generations = generations(&folder);
+    let (spent, all) = (generations.iter().map(seen).sum::<u64>(), generations.len() as u64 * 6 * 96);
+    let saved = (all - spent) as f64 / 96.0;
+    assert_eq!(ended.json()["saved_calls"], saved);
+    assert_eq!(ended.json()["calls"], generations.len() as u64 * 6 - saved as u64);
+    one_remote(&case);
+    three_remotes(&case);
+    one_of_three_killed(&case);
+}
+
 /// Neither threads nor what is kept in memory nor the run folder's name may show in the result.
 #[test]
 fn threads_and_memory() {

@@ -14,6 +14,8 @@ pub struct Checkpoint {
     pub model: ModelIdentity,
     /// Standard deviation of the projections' entries, `[L]`.
     pub projection_stds: Vec<f32>,
+    /// The training examples' rows in the pool, in the order that losses are summed in.
+    pub train_rows: Vec<usize>,
     /// The search.
     pub search: Search,
     /// Length of `events.jsonl`; what lies behind belongs to a generation that was lost.

@@ -36,10 +36,16 @@ pub enum Event {
         layer: u32,
         /// Context version it was evaluated under.
         version: u64,
-        /// Calls spent so far.
+        /// Calls spent so far, rounded up.
         calls: u64,
-        /// One a candidate.
+        /// Calls that racing has saved so far, where it is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        saved_calls: Option<f64>,
+        /// One a candidate; of one that racing has ended, an estimate.
         losses: Vec<f64>,
+        /// Examples that each candidate was evaluated on, where racing is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<Vec<u32>>,
         /// The best of the run so far at this layer.
         best: f64,
         /// Step size after the update.
@@ -58,6 +64,9 @@ pub enum Event {
     End {
         /// Calls spent.
         calls: u64,
+        /// Calls that racing has saved, where it is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        saved_calls: Option<f64>,
         /// Of the selected deep prompt.
         dev: DevScore,
         /// Metric on the test set with the manual prompt.
@@ -114,7 +123,7 @@ mod tests {
 
     fn end(calls: u64) -> Event {
         let dev = DevScore { metric: 0.1 + 0.2, loss: 1.0 / 3.0 };
-        Event::End { calls, dev, test_before: None, test_after: Some(0.7), seconds: 1.5 }
+        Event::End { calls, saved_calls: None, dev, test_before: None, test_after: Some(0.7), seconds: 1.5 }
     }
 
     #[test]

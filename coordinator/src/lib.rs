@@ -22,6 +22,7 @@ pub mod folder;
 pub mod inputs;
 pub mod model;
 pub mod progress;
+pub mod racing;
 pub mod run;
 pub mod search;
 pub mod serve;

@@ -15,17 +15,20 @@ use tracing::warn;
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
 use crate::events::{Event, Trace};
-use crate::fleet::Handle;
+use crate::fleet::{FleetError, Gathered, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::{Inputs, labels};
 use crate::progress::{Progress, Reporter, State};
-use crate::search::{DevScore, Plan, Search};
+use crate::racing;
+use crate::search::{DevScore, Plan, Proposal, Search};
 
 /// What a finished run has to show.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// Calls spent.
+    /// Calls spent, rounded up.
     pub calls: u64,
+    /// Calls that racing has saved, where it is on.
+    pub saved_calls: Option<f64>,
     /// Wall-clock seconds spent searching.
     pub seconds: f64,
     /// The selected deep prompt on dev.
@@ -69,6 +72,12 @@ pub async fn tune(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let work = async {
+        let mut reordered = None;
+        if inputs.spec.search.racing {
+            let hard_first = racing::hard_first(inputs, checkpoint.as_ref(), model.as_ref(), fleet).await?;
+            reordered = Some(hard_first);
+        }
+        let inputs = reordered.as_ref().unwrap_or(inputs);
         let mut run = Run::begin(inputs, folder, checkpoint, model, fleet, reporter).await?;
         run.search().await?;
         run.finish().await
@@ -92,13 +101,14 @@ pub async fn tune(
 
 /// The summary of a run whose checkpoint says that all is done, with the test set that `inputs` name.
 pub fn done_before(checkpoint: &Checkpoint, inputs: &Inputs) -> Option<Summary> {
-    finished(checkpoint).filter(|_| checkpoint.before.test_sha256 == inputs.test_sha256)
+    finished(checkpoint, inputs).filter(|_| checkpoint.before.test_sha256 == inputs.test_sha256)
 }
 
-fn finished(checkpoint: &Checkpoint) -> Option<Summary> {
+fn finished(checkpoint: &Checkpoint, inputs: &Inputs) -> Option<Summary> {
     let finished = checkpoint.finished?;
     Some(Summary {
         calls: checkpoint.search.calls(),
+        saved_calls: inputs.spec.search.racing.then(|| checkpoint.search.saved_calls()),
         seconds: checkpoint.seconds,
         dev: checkpoint.search.selected()?.score,
         dev_before: checkpoint.before.dev,
@@ -129,12 +139,14 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         population: spec.search.population,
         sigma: spec.search.sigma,
         budget: spec.search.budget,
+        examples: inputs.train.len() as u64,
         seed: spec.search.seed,
         incumbent: spec.search.incumbent,
         select: spec.search.select,
         dev_every: spec.search.dev_every,
         loss: spec.task.loss,
         metric: spec.task.metric,
+        racing: spec.search.racing,
     }
 }
 
@@ -229,10 +241,9 @@ impl<'a> Run<'a> {
         self.report(State::Searching);
         while let Some(proposal) = self.state.search.propose(&self.plan)? {
             let began = Instant::now();
-            let candidates = proposal.candidates();
-            let ticket = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates).await?;
-            let gathered = ticket.gathered().await?;
+            let (gathered, seen) = self.evaluate(&proposal).await?;
             let search = &mut self.state.search;
+            search.spare(&self.plan, seen.as_deref().unwrap_or_default());
             let generation = search.accept(&self.plan, self.id, &proposal, &gathered, &labels)?;
             self.fleet.set_context(generation.update).await?;
             let dev = self.dev_score().await?;
@@ -243,7 +254,9 @@ impl<'a> Run<'a> {
                 layer: generation.layer.0,
                 version: proposal.version.0,
                 calls: self.state.search.calls(),
+                saved_calls: self.saved_calls(),
                 losses: generation.losses,
+                seen,
                 best: generation.best,
                 sigma: generation.sigma,
                 dev,
@@ -257,6 +270,22 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// A generation's losses and, in a race, how many examples each candidate has seen.
+    async fn evaluate(&self, proposal: &Proposal) -> Result<(Gathered, Option<Vec<u32>>), FleetError> {
+        if self.plan.racing {
+            let race = self.state.search.race(&self.plan, proposal);
+            let (gathered, seen) = racing::evaluate(self.fleet, self.id, proposal, race).await?;
+            return Ok((gathered, Some(seen)));
+        }
+        let (candidates, all) = (proposal.candidates(), 0..self.plan.examples as u32);
+        let ticket = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates, all).await?;
+        Ok((ticket.gathered().await?, None))
+    }
+
+    fn saved_calls(&self) -> Option<f64> {
+        self.plan.racing.then(|| self.state.search.saved_calls())
+    }
+
     /// Scores the selected deep prompt and writes the artefact.
     async fn finish(&mut self) -> Result<Summary, Error> {
         self.state.seconds = self.seconds();
@@ -267,13 +296,14 @@ impl<'a> Run<'a> {
         let train = self.score(Prompted::Context, train, &self.inputs.train).await?;
         let test = self.score_test(Prompted::Context).await?;
         self.state.finished = Some(Finished { train_loss: train.loss, test });
-        let summary = finished(&self.state).ok_or_else(|| {
+        let summary = finished(&self.state, self.inputs).ok_or_else(|| {
             Error::failed("no deep prompt has a finite dev loss; lower search.alpha, or look at the data")
         })?;
         let artefact = crate::artefact::build(self.inputs, &self.state, &self.ready)?;
         artefact.write(&self.folder.artefact()).map_err(Error::failed)?;
         self.event(Event::End {
             calls: summary.calls,
+            saved_calls: summary.saved_calls,
             dev: summary.dev,
             test_before: summary.test_before,
             test_after: summary.test_after,
@@ -337,17 +367,18 @@ impl<'a> Run<'a> {
     fn report(&self, state: State) {
         let search = &self.state.search;
         let (tuned, done) = (self.plan.tuned as u64, search.generation());
+        let to_come = search.affordable(&self.plan);
         let since = self.began.elapsed().as_secs_f64();
         self.reporter.send_replace(Progress {
             task: self.inputs.spec.task.name.clone(),
             state,
             generation: done,
             sweep: done.div_ceil(tuned),
-            sweeps: (self.plan.budget / self.plan.population as u64).div_ceil(tuned),
+            sweeps: (done + to_come).div_ceil(tuned),
             layer: (done.saturating_sub(1) % tuned) as u32,
             layers: self.plan.tuned as u32,
             calls: search.calls(),
-            budget: self.plan.budget / self.plan.population as u64 * self.plan.population as u64,
+            budget: search.calls() + to_come * self.plan.population as u64,
             best_loss: search.best_loss(),
             best_dev: search.selected().map(|selected| selected.score.metric),
             test_before: self.state.before.test,
@@ -362,6 +393,7 @@ fn new_state(inputs: &Inputs, plan: &Plan, ready: &Ready, model: ModelIdentity) 
         spec_hash: inputs.hash.clone(),
         model,
         projection_stds: projection_stds(inputs, ready),
+        train_rows: inputs.train_rows.clone(),
         search: Search::new(plan)?,
         events_bytes: 0,
         seconds: 0.0,

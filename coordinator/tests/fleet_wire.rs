@@ -161,8 +161,8 @@ async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
     fleet.start(Start { run: RUN, projection_stds: vec![1.0; 2], version, context }).await.unwrap();
     let mut all = Vec::new();
     for version in 0..6 {
-        let offered =
-            fleet.offer(RUN, ContextVersion(version), Layer(version as u32 % 2), candidates(version));
+        let layer = Layer(version as u32 % 2);
+        let offered = fleet.offer(RUN, ContextVersion(version), layer, candidates(version), 0..4);
         let gathered = within(offered.await.unwrap().gathered()).await.unwrap();
         all.push(Gathered { evaluators: 0, ..gathered }); // who answered is no result
         let z = candidates(version)[3].clone();

@@ -178,12 +178,15 @@ fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> 
     let spec = &inputs.spec;
     let per_call = summary.seconds / summary.calls.max(1) as f64;
     if json {
-        let line = json!({
+        let mut line = json!({
             "run": folder.path(), "task": spec.task.name, "model": spec.model.path, "seed": spec.search.seed,
             "calls": summary.calls, "seconds": summary.seconds, "seconds_per_call": per_call,
             "dev": summary.dev.metric, "test_before": summary.test_before, "test_after": summary.test_after,
             "artefact": folder.artefact(), "peak_memory_bytes": peak_memory(),
         });
+        if let Some(saved) = summary.saved_calls {
+            line["saved_calls"] = json!(saved);
+        }
         println!("{line}");
         return Ok(());
     }
@@ -191,6 +194,9 @@ fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> 
         |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", 100.0 * v));
     println!("task      {} with {}, seed {}", spec.task.name, spec.model.path, spec.search.seed);
     println!("search    {} calls in {:.1} s ({per_call:.4} s a call)", summary.calls, summary.seconds);
+    if let Some(saved) = summary.saved_calls {
+        println!("racing    {saved:.1} calls saved");
+    }
     let (before, after) = (summary.dev_before.metric, summary.dev.metric);
     println!("dev       {} before, {} after", percent(Some(before)), percent(Some(after)));
     println!("test      {} before, {} after", percent(summary.test_before), percent(summary.test_after));
@@ -214,9 +220,10 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     fleet.start(start).await?;
     let middle = Layer(plan.tuned as u32 / 2);
     let zero = vec![vec![0.0; plan.dim]];
+    let all = 0..inputs.train.len() as u32;
     for measured in [false, true] {
         let began = Instant::now(); // the first call builds the cached context and is not counted
-        fleet.offer(run, ContextVersion(0), middle, zero.clone()).await?.gathered().await?;
+        fleet.offer(run, ContextVersion(0), middle, zero.clone(), all.clone()).await?.gathered().await?;
         if measured {
             Estimate::new(inputs, &plan, &begun.ready, middle, began.elapsed()).print(json);
         }
@@ -230,6 +237,7 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
 struct Estimate {
     calls: u64,
     generations: u64,
+    racing: bool,
     flops: f64,
     memory_bytes: u64,
     search_bytes: u64,
@@ -260,6 +268,7 @@ impl Estimate {
         Self {
             calls,
             generations,
+            racing: plan.racing,
             flops: mean_flops * calls as f64,
             memory_bytes: ready.memory_bytes,
             search_bytes: search::memory_bytes(plan.tuned, plan.dim),
@@ -281,7 +290,8 @@ impl Estimate {
             println!("{line}");
             return;
         }
-        println!("calls     {} in {} generations", self.calls, self.generations);
+        let more = if self.racing { ", or more generations: racing saves calls" } else { "" };
+        println!("calls     {} in {} generations{more}", self.calls, self.generations);
         println!("tokens    {} a call, prompt rows included", self.tokens);
         println!("compute   {:.3} TFLOP in all", self.flops / 1e12);
         println!(

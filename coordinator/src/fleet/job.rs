@@ -1,6 +1,7 @@
 //! One generation or score on its way: its pieces, who holds them, what has come back. Pure.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
@@ -13,8 +14,8 @@ use super::gather::Assembly;
 /// What a job asks for.
 #[derive(Clone, Debug)]
 pub(super) enum Task {
-    /// Losses of candidates of one layer on all training examples.
-    Evaluate { layer: Layer, candidates: Vec<Vec<f32>> },
+    /// Losses of candidates of one layer on these training examples.
+    Evaluate { layer: Layer, candidates: Vec<Vec<f32>>, examples: Range<u32> },
     /// Losses, predictions and logits of one deep prompt.
     Score { prompt: Prompted, examples: ExampleSet },
 }
@@ -67,10 +68,9 @@ impl Job {
         fits(prepare, &task)?;
         let classes = prepare.words.len();
         let (pieces, assembly) = match &task {
-            Task::Evaluate { candidates, .. } => {
-                let examples = prepare.train.len();
-                let pieces =
-                    cut::generation(candidates.len(), prepare.dim as usize, examples as u32, evaluators);
+            Task::Evaluate { candidates, examples, .. } => {
+                let (dim, examples) = (prepare.dim as usize, examples.len());
+                let pieces = cut::generation(candidates.len(), dim, examples as u32, evaluators);
                 (pieces, Assembly::new(candidates.len(), examples, classes, false))
             }
             Task::Score { examples, .. } => {
@@ -108,13 +108,13 @@ impl Job {
     /// The work of one part, as a lease carries it.
     pub(super) fn work(&self, part: &Part) -> Work {
         let (rows, columns) = (part.piece.candidates.clone(), part.piece.examples.clone());
+        let within = |start: u32| start + columns.start..start + columns.end;
         match &self.task {
-            Task::Evaluate { layer, candidates } => {
+            Task::Evaluate { layer, candidates, examples } => {
                 let candidates = candidates.iter().skip(rows.start).take(rows.len()).cloned().collect();
-                Work::Evaluate { layer: *layer, candidates, examples: columns }
+                Work::Evaluate { layer: *layer, candidates, examples: within(examples.start) }
             }
             Task::Score { prompt, examples } => {
-                let within = |start: u32| start + columns.start..start + columns.end;
                 let examples = match examples {
                     ExampleSet::Train(range) => ExampleSet::Train(within(range.start)),
                     ExampleSet::Dev(range) => ExampleSet::Dev(within(range.start)),
@@ -176,11 +176,12 @@ fn fits(prepare: &Prepare, task: &Task) -> Result<(), Refusal> {
         if end as usize <= examples {
             Ok(())
         } else {
-            Err(Refusal::Failed(format!("a score on {what} example {end} of {examples}")))
+            Err(Refusal::Failed(format!("work on {what} example {end} of {examples}")))
         }
     };
     match task {
-        Task::Evaluate { candidates, .. } => {
+        Task::Evaluate { candidates, examples, .. } => {
+            within(examples.end, prepare.train.len(), "training")?;
             let wrong = candidates.iter().find(|z| z.len() != prepare.dim as usize);
             wrong.map_or(Ok(()), |z| {
                 Err(Refusal::Failed(format!("a candidate of {} numbers, {} expected", z.len(), prepare.dim)))

@@ -11,6 +11,7 @@ mod owner;
 mod run;
 mod table;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, RunId};
@@ -101,9 +102,9 @@ pub struct Expected {
 /// The results of a generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gathered {
-    /// Loss of each candidate on each training example, `[candidates][examples]`.
+    /// Loss of each candidate on each example asked for, `[candidates][examples]`.
     pub losses: Vec<Vec<f32>>,
-    /// Predicted class of each candidate on each training example, `[candidates][examples]`.
+    /// Predicted class of each candidate on each of them, `[candidates][examples]`.
     pub predicted: Vec<Vec<u32>>,
     /// Evaluators whose answers counted.
     pub evaluators: usize,
@@ -218,19 +219,20 @@ impl Handle {
         Ok(self.ask(|reply| Message::SetContext { update, reply }).await??)
     }
 
-    /// Offers a generation for evaluation on all training examples, under context `version` (which may be one
+    /// Offers candidates for evaluation on these training examples, under context `version` (which may be one
     /// that [`Handle::set_context`] has yet to bring).
     ///
     /// # Errors
-    /// When the run has no context or has failed, or a candidate has the wrong length.
+    /// When the run has no context or has failed, a candidate has the wrong length, or there is no such example.
     pub async fn offer(
         &self,
         run: RunId,
         version: ContextVersion,
         layer: Layer,
         candidates: Vec<Vec<f32>>,
+        examples: Range<u32>,
     ) -> Result<Ticket, FleetError> {
-        self.put(run, version, Task::Evaluate { layer, candidates }).await
+        self.put(run, version, Task::Evaluate { layer, candidates, examples }).await
     }
 
     /// Losses, predictions and logits of one deep prompt, in example order.

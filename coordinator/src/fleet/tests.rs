@@ -74,7 +74,7 @@ async fn workers_that_vanish_leave_no_trace_in_the_results() {
     within(fleet.begin(prepare(), Expected::default())).await.unwrap();
     within(fleet.start(start())).await.unwrap();
     for version in 0..5 {
-        let offered = fleet.offer(RUN, ContextVersion(version), Layer(0), candidates(6));
+        let offered = fleet.offer(RUN, ContextVersion(version), Layer(0), candidates(6), 0..4);
         let gathered = within(within(offered).await.unwrap().gathered()).await.unwrap();
         let expected: Vec<Vec<f32>> =
             (0..6).map(|i| (0..4).map(|e| 10.0 * i as f32 + e as f32).collect()).collect();
@@ -128,7 +128,7 @@ async fn a_dropped_ticket_is_taken_back() {
     reports.send(Report::Ready(Box::new(ready(RUN)))).await.unwrap();
     within(prepared).await.unwrap().unwrap();
     fleet.start(start()).await.unwrap();
-    let ahead = fleet.offer(RUN, ContextVersion(1), Layer(0), candidates(2)).await.unwrap();
+    let ahead = fleet.offer(RUN, ContextVersion(1), Layer(0), candidates(2), 0..4).await.unwrap();
     drop(ahead);
     tokio::time::sleep(Duration::from_millis(50)).await;
     let update = ContextUpdate { run: RUN, version: ContextVersion(1), layer: Layer(0), z: vec![1.0; 2] };

@@ -4,9 +4,11 @@
 //! business. A [`Search`] serialises exactly, so a resumed run goes on with the same bits.
 
 mod context;
+pub mod race;
 mod select;
 
 pub use context::Context;
+pub use race::Race;
 pub use select::{DevScore, Selected, Selection};
 
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,10 @@ pub struct Plan {
     pub population: usize,
     /// Initial step size.
     pub sigma: f64,
-    /// Calls that may be spent; generations are whole, a remainder smaller than a population is left.
+    /// Calls that may be spent; a generation begins only where it is covered whole.
     pub budget: u64,
+    /// Training examples: what one call evaluates a candidate on.
+    pub examples: u64,
     /// Seed of the candidates.
     pub seed: u64,
     /// Which `z` of a layer the other layers see.
@@ -46,6 +50,8 @@ pub struct Plan {
     pub loss: Loss,
     /// The metric behind `Loss::Metric`.
     pub metric: Metric,
+    /// Whether candidates are spared examples that cannot bring them into the better half.
+    pub racing: bool,
 }
 
 /// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
@@ -92,6 +98,24 @@ pub struct Generation {
     pub update: ContextUpdate,
 }
 
+/// What a search has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Spent {
+    /// Candidates.
+    candidates: u64,
+    /// Candidates times examples that they were not evaluated on.
+    spared: u64,
+    /// Examples of a call.
+    examples: u64,
+}
+
+impl Spent {
+    /// In calls, rounded up.
+    fn calls(self) -> u64 {
+        self.candidates - self.spared / self.examples.max(1)
+    }
+}
+
 /// The state of one run's search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
@@ -99,7 +123,7 @@ pub struct Search {
     context: Context,
     selection: Selection,
     generation: u64,
-    calls: u64,
+    spent: Spent,
     best_loss: Option<f64>,
 }
 
@@ -122,7 +146,7 @@ impl Search {
             context: Context::new(plan.layers, plan.dim),
             selection: Selection::default(),
             generation: 0,
-            calls: 0,
+            spent: Spent { examples: plan.examples, ..Spent::default() },
             best_loss: None,
         })
     }
@@ -132,7 +156,7 @@ impl Search {
     /// # Errors
     /// A covariance that has broken down beyond repair.
     pub fn propose(&mut self, plan: &Plan) -> Result<Option<Proposal>, cma::Error> {
-        if self.spent(plan) {
+        if self.affordable(plan) == 0 {
             return Ok(None);
         }
         let layer = (self.generation % plan.tuned as u64) as usize;
@@ -145,9 +169,20 @@ impl Search {
         Ok(Some(Proposal { layer: Layer(layer as u32), version: self.context.version(), points }))
     }
 
-    /// Whether what is left of the budget covers no population.
-    fn spent(&self, plan: &Plan) -> bool {
-        self.calls + plan.population as u64 > plan.budget
+    /// Generations that what is left of the budget covers whole: as many will come, or more where racing saves calls.
+    pub fn affordable(&self, plan: &Plan) -> u64 {
+        plan.budget.saturating_sub(self.calls()) / plan.population as u64
+    }
+
+    /// A race for a proposal's generation.
+    pub fn race(&self, plan: &Plan, proposal: &Proposal) -> Race {
+        let mu = self.states[proposal.layer.index()].params().mu;
+        Race::new(plan.loss, plan.population, mu, plan.examples as usize)
+    }
+
+    /// Takes off what a race has saved: the examples that each candidate has not seen.
+    pub fn spare(&mut self, plan: &Plan, seen: &[u32]) {
+        self.spent.spared += seen.iter().map(|&seen| plan.examples - u64::from(seen)).sum::<u64>();
     }
 
     /// Takes the losses of a proposal: updates its layer's distribution and the context (paper: Algorithm 1).
@@ -183,7 +218,7 @@ impl Search {
         };
         let sigma = state.sigma();
         self.generation += 1;
-        self.calls += plan.population as u64;
+        self.spent.candidates += plan.population as u64;
         if best.is_finite() {
             self.best_loss = Some(self.best_loss.map_or(best, |old| old.min(best)));
         }
@@ -201,12 +236,12 @@ impl Search {
 
     /// Whether the context is to be scored on dev now: every `dev_every` generations, and when the budget is spent.
     pub fn wants_dev(&self, plan: &Plan) -> bool {
-        self.generation.is_multiple_of(plan.dev_every) || self.spent(plan)
+        self.generation.is_multiple_of(plan.dev_every) || self.affordable(plan) == 0
     }
 
     /// Offers the context, scored on dev, to the selection; true when it is the new best.
     pub fn select(&mut self, plan: &Plan, score: DevScore) -> bool {
-        self.selection.offer(plan.select, score, &self.context, self.calls)
+        self.selection.offer(plan.select, score, &self.context, self.calls())
     }
 
     /// The context: every layer's incumbent.
@@ -226,9 +261,14 @@ impl Search {
         }
     }
 
-    /// Calls spent.
+    /// Calls spent, rounded up where candidates were spared examples.
     pub fn calls(&self) -> u64 {
-        self.calls
+        self.spent.calls()
+    }
+
+    /// Calls that racing has saved: with those spent, a call a candidate.
+    pub fn saved_calls(&self) -> f64 {
+        self.spent.spared as f64 / self.spent.examples.max(1) as f64
     }
 
     /// Generations finished.

@@ -10,12 +10,14 @@ fn plan() -> Plan {
         population: 6,
         sigma: 0.5,
         budget: 6 * 20,
+        examples: 1,
         seed: 7,
         incumbent: Incumbent::Best,
         select: Select::Metric,
         dev_every: 1,
         loss: Loss::Ce,
         metric: Metric::Accuracy,
+        racing: false,
     }
 }
 

@@ -177,6 +177,7 @@ impl RunFile {
             incumbent: self.name("search.incumbent")?,
             select: self.name("search.select")?,
             dev_every: self.positive("search.dev_every")? as u64,
+            racing: self.truth("search.racing")?,
         })
     }
 
@@ -207,6 +208,11 @@ impl RunFile {
                 search.budget, search.population, search.population
             );
             return Err(self.wrong("search.budget", reason));
+        }
+        if search.racing && (spec.task.loss, spec.task.metric) == (Loss::Metric, Metric::F1) {
+            let reason = "F1 is no sum over examples, so that a part of them bounds nothing; take loss = \"ce\", or \
+                          racing = false";
+            return Err(self.wrong("search.racing", reason.to_owned()));
         }
         match spec.model.read_out {
             other @ (ReadOut::MaskedLm | ReadOut::Seq2Seq) if !mask => {
@@ -289,6 +295,11 @@ impl RunFile {
     fn value(&self, key: &'static str) -> Result<Value, SpecError> {
         let typed = self.keys.get(key).map(|typed| typed.value.clone());
         typed.or_else(|| default(key)).ok_or_else(|| self.missing(key))
+    }
+
+    fn truth(&self, key: &'static str) -> Result<bool, SpecError> {
+        let value = self.value(key)?;
+        value.as_bool().ok_or_else(|| self.wrong(key, format!("true or false is expected, not {value}")))
     }
 
     fn whole(&self, key: &'static str) -> Result<u64, SpecError> {

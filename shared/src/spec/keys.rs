@@ -96,6 +96,11 @@ pub const KEYS: &[Key] = &[
         "what dev keeps a prompt by: its `metric` (then its loss) or its `loss`, which is finer where dev is small",
     ),
     key("search.dev_every", "1", "generations between two scores on dev; the last one is always scored"),
+    key(
+        "search.racing",
+        "false",
+        "whether a candidate that cannot enter the better half any more is spared its remaining examples (docs/method.md)",
+    ),
     key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
     key("run.threads", "0", "threads of the embedded evaluator, at most 4096; 0 means all cores"),
     key(

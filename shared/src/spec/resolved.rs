@@ -241,6 +241,10 @@ pub struct SearchSpec {
     pub select: Select,
     /// Generations between two scores on dev.
     pub dev_every: u64,
+    /// Whether hopeless candidates are spared examples. Not written where it is off: such a run's hash is that of
+    /// a run file which does not know the key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub racing: bool,
 }
 
 /// `[run]`.

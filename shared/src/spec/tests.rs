@@ -41,6 +41,13 @@ fn defaults_are_those_of_the_documentation() {
         if key.name == "run.folder" || key.name == "task.template" {
             continue; // one is spelled with placeholders, the other is given above
         }
+        if key.name == "search.racing" {
+            assert!(
+                !spec.search.racing && written[section].get(name).is_none(),
+                "not written where it is off"
+            );
+            continue;
+        }
         assert_eq!(written[section][name].to_string(), value["v"].to_string(), "{}", key.name);
     }
     let rows = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS);
@@ -75,6 +82,7 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_would_be_right() {
             "budget = 10",
             "sst2.toml:9: `search.budget`: a budget of 10 calls is smaller than one population",
         ),
+        ("search", "racing = 1", "sst2.toml:9: `search.racing`: true or false is expected, not 1"),
         ("search", "sigma = -1.0", "sst2.toml:9: `search.sigma`: a number above 0 is expected"),
         ("search", "incumbent = \"bst\"", "\"bst\" is none of: best, mean, generation-best"),
         ("model", "read_out = \"next-token\"", "\"next-token\" reads no mask; take {mask} out"),
@@ -121,6 +129,11 @@ fn overrides_replace_what_the_file_says_and_are_named_in_errors() {
     };
     let spec = set(&["search.dim=7", "task.words=[\"a\", \"b\", \"c\"]", "prompt.injection=prefix"]).unwrap();
     assert_eq!((spec.search.dim, spec.task.words.len(), spec.prompt.injection), (7, 3, Injection::Prefix));
+    let f1 = set(&["search.racing=true", "task.loss=metric", "task.metric=f1"]);
+    assert!(
+        f1.unwrap_err().to_string().starts_with("--set search.racing=true: `search.racing`: F1 is no sum")
+    );
+    assert!(set(&["search.racing=true", "task.loss=metric"]).unwrap().search.racing);
     assert!(set(&["search.dmi=7"]).unwrap_err().to_string().contains("did you mean `search.dim`"));
     assert!(set(&["dim=7"]).unwrap_err().to_string().ends_with("did you mean `search.dim`?"));
     assert!(set(&["search=7"]).unwrap_err().to_string().contains("--set search.KEY=VALUE"));
@@ -158,6 +171,7 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.incumbent", Some("mean"), true),
     ("search.select", Some("loss"), true),
     ("search.dev_every", Some("6"), true),
+    ("search.racing", Some("true"), true),
     ("run.folder", Some("elsewhere"), false),
     ("run.threads", Some("3"), false),
     ("run.max_batch_tokens", Some("auto"), false),

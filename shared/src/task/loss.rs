@@ -46,6 +46,14 @@ impl Loss {
             Self::Metric => missed(logits, label),
         }
     }
+
+    /// The smallest loss that one example can have.
+    pub fn least(self) -> f32 {
+        match self {
+            Self::Ce | Self::Hinge => 0.0,
+            Self::Metric => -1.0,
+        }
+    }
 }
 
 impl std::fmt::Display for Metric {

@@ -39,7 +39,8 @@ fn update(version: u64) -> ContextUpdate {
 }
 
 fn generation(candidates: usize) -> Task {
-    Task::Evaluate { layer: Layer(0), candidates: (0..candidates).map(|c| vec![c as f32; DIM]).collect() }
+    let candidates = (0..candidates).map(|c| vec![c as f32; DIM]).collect();
+    Task::Evaluate { layer: Layer(0), candidates, examples: 0..prepare().train.len() as u32 }
 }
 
 /// What an honest evaluator answers: a loss that tells candidate, example and context apart.
@@ -182,12 +183,12 @@ impl World {
 
 /// What a generation of `candidates` under `version` must give, whoever works.
 fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
-    let Task::Evaluate { layer, candidates } = generation(candidates) else { unreachable!() };
+    let Task::Evaluate { layer, candidates, examples } = generation(candidates) else { unreachable!() };
     outcomes(&Lease {
         id: LeaseId(0),
         run: RUN,
         version: ContextVersion(version),
-        work: Work::Evaluate { layer, candidates, examples: 0..prepare().train.len() as u32 },
+        work: Work::Evaluate { layer, candidates, examples },
     })
 }
 

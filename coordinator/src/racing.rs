@@ -1,0 +1,63 @@
+//! Racing over the fleet: the order of the examples, and a generation in stages (`search::race` says which).
+
+use shared::ids::{ContextVersion, RunId};
+use shared::messages::{ExampleSet, ModelIdentity, Prompted};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::fleet::{FleetError, Gathered, Handle};
+use crate::inputs::Inputs;
+use crate::search::{Proposal, Race};
+
+/// The run that only tells which examples are hard.
+const SOUNDING: RunId = RunId(2);
+
+/// The inputs with the hardest training examples first, by the manual prompt's losses: the sooner most of a loss has
+/// been seen, the sooner a bound tells. A run that goes on keeps its order.
+///
+/// # Errors
+/// As [`Inputs::begin`].
+pub async fn hard_first(
+    inputs: &Inputs,
+    checkpoint: Option<&Checkpoint>,
+    model: Option<&ModelIdentity>,
+    fleet: &Handle,
+) -> Result<Inputs, Error> {
+    if let Some(checkpoint) = checkpoint {
+        let place = |row: &usize| inputs.train_rows.iter().position(|other| other == row);
+        return Ok(reordered(inputs, checkpoint.train_rows.iter().filter_map(place)));
+    }
+    inputs.begin(fleet, SOUNDING, model.cloned()).await?;
+    let train = ExampleSet::Train(0..inputs.train.len() as u32);
+    let scored = fleet.score(SOUNDING, ContextVersion(0), Prompted::Manual, train).await?;
+    fleet.end(SOUNDING).await;
+    let mut order: Vec<usize> = (0..inputs.train.len()).collect();
+    order.sort_by(|&a, &b| scored.losses[b].total_cmp(&scored.losses[a])); // stable: equal ones stay as they are
+    Ok(reordered(inputs, order.into_iter()))
+}
+
+fn reordered(inputs: &Inputs, order: impl Iterator<Item = usize>) -> Inputs {
+    let (train, train_rows) = order.map(|i| (inputs.train[i].clone(), inputs.train_rows[i])).unzip();
+    Inputs { train, train_rows, ..inputs.clone() }
+}
+
+/// Evaluates a generation stage by stage: its losses, and how many examples each candidate has seen.
+///
+/// # Errors
+/// As [`Handle::offer`].
+pub async fn evaluate(
+    fleet: &Handle,
+    run: RunId,
+    proposal: &Proposal,
+    mut race: Race,
+) -> Result<(Gathered, Vec<u32>), FleetError> {
+    let candidates = proposal.candidates();
+    while let Some(stage) = race.next() {
+        let chosen = stage.candidates.iter().map(|&candidate| candidates[candidate].clone()).collect();
+        let examples = stage.examples.clone();
+        let ticket = fleet.offer(run, proposal.version, proposal.layer, chosen, examples).await?;
+        race.take(&stage, ticket.gathered().await?);
+    }
+    let seen = race.seen();
+    Ok((race.gathered(), seen))
+}
