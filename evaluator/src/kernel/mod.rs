@@ -10,11 +10,16 @@
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
+mod bf16;
 mod gemm;
+mod int8;
 mod made;
 mod rows;
+mod tile;
 
+pub(crate) use bf16::PackedBf16;
 pub use gemm::{Packed, gemm};
+pub(crate) use int8::PackedInt8;
 pub(crate) use made::{Made, gemm_made, made_bytes};
 pub use rows::{
     add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu, soft_cap,
