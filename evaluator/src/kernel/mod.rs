@@ -10,14 +10,19 @@
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
+mod bf16;
 #[cfg(test)]
 pub(crate) mod counted;
 mod gemm;
+mod int8;
 mod made;
 mod peak;
 mod rows;
+mod tile;
 
+pub(crate) use bf16::PackedBf16;
 pub use gemm::{Packed, gemm};
+pub(crate) use int8::PackedInt8;
 pub(crate) use made::{Made, gemm_made, made_bytes};
 pub use peak::Instruction;
 pub use rows::{
