@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use shared::messages::Refusal;
-use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, KeepProjections};
+use shared::spec::{BatchTokens, Bytes, KeepProjections};
 use shared::system::memory_limit;
 use tracing::{info, warn};
 
@@ -48,7 +48,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_batch_tokens: BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS),
+            max_batch_tokens: BatchTokens::default(),
             projections: KeepProjections::Auto,
             memory: Allowed::Machine,
             beside: 0,
