@@ -15,7 +15,7 @@ use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::Worker;
 use proto::client::{Files, Security};
 use shared::messages::Hello;
-use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, KeepProjections};
+use shared::spec::{BatchTokens, Bytes, KeepProjections};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -41,7 +41,7 @@ struct Cli {
     /// Rows (real tokens) in flight at most, over all threads: bounds the memory beside the weights; `auto` takes as
     /// many as fit into the memory allowed and make it faster.
     #[arg(long, env = "ZEROTH_MAX_BATCH_TOKENS", value_name = "N|auto",
-        default_value_t = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS))]
+        default_value_t = BatchTokens::default())]
     max_batch_tokens: BatchTokens,
     /// Memory that this process may take, such as 4GiB; by default what its control group and the machine leave. A run
     /// that does not fit is refused here.

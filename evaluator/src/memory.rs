@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn what_is_stated_is_taken_and_what_is_anothers_is_left() {
         let stated = |projections| Limits { projections, ..Limits::default() };
-        let rows = shared::spec::DEFAULT_MAX_BATCH_TOKENS;
+        let rows = shared::spec::DEFAULT_MAX_BATCH_TOKENS as u32;
         assert_eq!(within(stated(KeepProjections::Memory), BASE), (rows, Keep::InMemory, false));
         assert_eq!(within(stated(KeepProjections::Regenerate), u64::MAX), (rows, Keep::Nothing, true));
         let beside = Limits { beside: MIB, ..Limits::default() };

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use shared::messages::Refusal;
-use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, KeepProjections};
+use shared::spec::{BatchTokens, Bytes, KeepProjections};
 use shared::system::memory_limit;
 use tracing::{info, warn};
 
@@ -48,7 +48,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_batch_tokens: BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS),
+            max_batch_tokens: BatchTokens::default(),
             projections: KeepProjections::Auto,
             memory: Allowed::Machine,
             beside: 0,
@@ -106,7 +106,7 @@ impl Resources {
         if self.limits.max_batch_tokens == BatchTokens::Auto {
             let threads = self.pool.current_num_threads();
             let most = kept.max_batch_tokens as usize / threads.max(1);
-            let rows = self.fastest_rows(engine).unwrap_or(most).min(most);
+            let rows = self.fastest_rows(engine, most).unwrap_or(most).min(most);
             kept.max_batch_tokens = (rows * threads) as u32;
         }
         engine.limit(kept.max_batch_tokens as usize);
@@ -120,12 +120,13 @@ impl Resources {
         Ok(kept)
     }
 
-    /// Measures at the first run that has examples; later runs take what was found then.
-    fn fastest_rows(&self, engine: &Engine) -> Option<usize> {
+    /// Measures at the first run that has examples, with `most` rows a task at most; later runs take what was found then.
+    fn fastest_rows(&self, engine: &Engine, most: usize) -> Option<usize> {
         if let Some(&rows) = self.fastest.get() {
             return Some(rows);
         }
-        let rows = engine.fastest_rows(&TASK_CHOICES)?;
+        let choices: Vec<usize> = TASK_CHOICES.into_iter().filter(|&rows| rows <= most).collect();
+        let rows = engine.fastest_rows(&choices)?;
         Some(*self.fastest.get_or_init(|| rows))
     }
 }

@@ -167,6 +167,8 @@ fn check(name: &str, injection: Injection) {
     for budget in [8192, 1] {
         let mut engine = engine(budget); // a budget of 1 makes each example a task of its own: nothing is packed
         context.iter().enumerate().for_each(|(l, p)| engine.set_prompt(l, p).unwrap());
+        assert_eq!(engine.fastest_rows(&[9]), Some(9)); // timing leaves nothing behind
+        assert_eq!(engine.fastest_rows(&[]), None);
         for layer in 0..LAYERS {
             let ours = engine.evaluate(layer, &candidates, 0..examples.len()).unwrap();
             for (candidate, ours) in candidates.iter().zip(&ours) {

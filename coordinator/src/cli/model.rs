@@ -2,7 +2,7 @@
 
 #[cfg(feature = "embedded")]
 use serde_json::json;
-use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, Dtype, KeepProjections};
+use shared::spec::{BatchTokens, Bytes, Dtype, KeepProjections};
 
 use crate::error::Error;
 
@@ -38,7 +38,7 @@ struct Inspect {
     #[arg(long, value_name = "N", default_value_t = TRAIN_TOKENS, value_parser = clap::value_parser!(u32).range(1..))]
     train_tokens: u32,
     /// Rows in flight at most.
-    #[arg(long, value_name = "N|auto", default_value_t = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS))]
+    #[arg(long, value_name = "N|auto", default_value_t = BatchTokens::default())]
     max_batch_tokens: BatchTokens,
     /// Prompt tokens a layer.
     #[arg(long, value_name = "N", default_value_t = default("prompt.tokens"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use shared::artefact::Artefact;
 use shared::ids::{ContextVersion, RunId};
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prepare, Prompted, Start};
-use shared::spec::{BatchTokens, Bytes, DEFAULT_MAX_BATCH_TOKENS, Dtype, RunFile};
+use shared::spec::{BatchTokens, Bytes, Dtype, RunFile};
 use shared::task::{Example, Metric};
 
 use super::{ModelArgs, SourceArgs};
@@ -100,7 +100,7 @@ fn tuned(path: &Path) -> Result<Plan, Error> {
         dtype: metadata.model.dtype,
         model: metadata.model.path.clone(),
         revision: metadata.model.identity.revision.clone(),
-        max_batch_tokens: BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS),
+        max_batch_tokens: BatchTokens::default(),
         memory: None,
         metric: metadata.task.metric,
         test: None,

@@ -17,11 +17,14 @@ const ENOUGH: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// The fewest of `choices` rows a task with which the first block is about as fast as with any of them, measured
-    /// with every thread at work; nothing but time depends on it.
+    /// with every thread at work; `None` without examples. Nothing but time depends on it.
     pub fn fastest_rows(&self, choices: &[usize]) -> Option<usize> {
+        if self.tokens.is_empty() {
+            return None;
+        }
         let (began, mut seconds) = (Instant::now(), vec![f64::INFINITY; choices.len()]);
         for round in 0..ROUNDS {
-            if self.tokens.is_empty() || (round > 0 && began.elapsed() > ENOUGH) {
+            if round > 0 && began.elapsed() > ENOUGH {
                 break;
             }
             for (best, &rows) in seconds.iter_mut().zip(choices) {

@@ -79,6 +79,12 @@ enum Written {
     Word(String),
 }
 
+impl Default for BatchTokens {
+    fn default() -> Self {
+        Self::Rows(super::DEFAULT_MAX_BATCH_TOKENS as u32)
+    }
+}
+
 impl FromStr for BatchTokens {
     type Err = String;
 

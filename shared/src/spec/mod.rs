@@ -16,7 +16,7 @@ pub use resolved::{
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.
-pub const DEFAULT_MAX_BATCH_TOKENS: u32 = 8192;
+pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
 
 #[cfg(test)]
 mod tests;

@@ -50,8 +50,7 @@ fn defaults_are_those_of_the_documentation() {
         }
         assert_eq!(written[section][name].to_string(), value["v"].to_string(), "{}", key.name);
     }
-    let rows = BatchTokens::Rows(DEFAULT_MAX_BATCH_TOKENS);
-    assert_eq!(spec.run.max_batch_tokens, rows, "evaluators have no run file");
+    assert_eq!(spec.run.max_batch_tokens, BatchTokens::default(), "evaluators have no run file");
     assert_eq!(spec.run.folder, Path::new("/runs/runs/sst2-42"));
     assert_eq!(spec.task.train, Path::new("/runs/train.jsonl"));
 }

@@ -62,7 +62,7 @@ struct Evaluator {
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Rows in flight at most, over all threads.
-    #[arg(long, value_name = "N", default_value_t = shared::spec::DEFAULT_MAX_BATCH_TOKENS as usize)]
+    #[arg(long, value_name = "N", default_value_t = shared::spec::DEFAULT_MAX_BATCH_TOKENS)]
     max_batch_tokens: usize,
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
