@@ -4,11 +4,13 @@
 //! - [`backbone`]: configuration, weights and one transformer block
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
+//! - [`device`]: the same forward on tensors of a GPU
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 
 pub mod backbone;
+pub mod device;
 pub mod dial;
 pub mod engine;
 pub mod facts;

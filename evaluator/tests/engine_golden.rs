@@ -1,125 +1,15 @@
 //! The engine against Hugging Face transformers' logits (tests/golden/models/README.md names tools and versions).
 #![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+mod golden;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, safetensors};
-use evaluator::backbone::Backbone;
-use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
-use evaluator::models::locate;
-use evaluator::models::tokenizer::TextEncoder;
-use serde::Deserialize;
-
-/// Largest difference allowed, relative to the largest logit.
-const TOLERANCE: f32 = 1e-4;
-
-#[derive(Deserialize)]
-struct Golden {
-    label_ids: Option<Vec<u32>>,
-    class_phrases: Vec<Ids>,
-    temperature: f32,
-    initial_ids: Vec<u32>,
-    examples: Vec<Ids>,
-    #[serde(default = "one")]
-    lead: usize,
-    #[serde(default)]
-    read_outs: Vec<String>,
-}
-
-/// The row after the first special token, where the older files do not say.
-fn one() -> usize {
-    1
-}
-
-#[derive(Deserialize)]
-struct Ids {
-    ids: Vec<u32>,
-    #[serde(default)]
-    read_out: usize,
-}
-
-impl Ids {
-    fn tokens(&self) -> Tokens {
-        Tokens { ids: self.ids.clone(), read_out: self.read_out }
-    }
-}
-
-struct Case {
-    golden: Golden,
-    tensors: HashMap<String, Tensor>,
-    backbone: Arc<Backbone>,
-    /// The mask token's id, where there is one.
-    mask: u32,
-}
+use evaluator::engine::Injection;
+use golden::{Case, close, folder};
 
 impl Case {
-    fn open(values: &Path, model: &Path) -> Self {
-        let text = std::fs::read_to_string(values.join("golden.json")).unwrap();
-        Self {
-            golden: serde_json::from_str(&text).unwrap(),
-            tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
-            backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap()).unwrap()),
-            mask: TextEncoder::load(model).unwrap().mask_id().unwrap_or_default(),
-        }
-    }
-
-    fn tensor(&self, name: &str) -> &Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("{name} is in the golden file"))
-    }
-
-    fn flat(&self, name: &str) -> Vec<f32> {
-        self.tensor(name).flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    /// `[a, n, H]` as `[a][n * H]`.
-    fn prompts(&self, name: &str) -> Vec<Vec<f32>> {
-        let tensor = self.tensor(name);
-        tensor.flatten_from(1).unwrap().to_vec2().unwrap()
-    }
-
-    fn train(&self) -> Vec<Tokens> {
-        self.golden.examples.iter().map(Ids::tokens).collect()
-    }
-
-    fn read_out(&self, name: &str) -> ReadOut {
-        let label_ids = || self.golden.label_ids.clone().unwrap();
-        match name {
-            "masked_lm" => return ReadOut::MaskedLm { label_ids: label_ids() },
-            "next_token" => return ReadOut::NextToken { label_ids: label_ids() },
-            "seq2seq" => return ReadOut::Seq2Seq { label_ids: label_ids(), mask: self.mask },
-            _ => {}
-        }
-        let phrases: Vec<Tokens> = self.golden.class_phrases.iter().map(Ids::tokens).collect();
-        let class_embeddings = engine::embed(&self.backbone, &phrases).unwrap();
-        let golden = name.replace("similarity", "class_embeddings");
-        close(&class_embeddings.concat(), &self.flat(&golden), "class embeddings");
-        ReadOut::Similarity { temperature: self.golden.temperature, class_embeddings }
-    }
-
-    fn engine(
-        &self,
-        injection: Injection,
-        read_out: &str,
-        max_batch_tokens: usize,
-        threads: usize,
-    ) -> Engine {
-        let settings = Settings {
-            injection,
-            prompt_tokens: self.golden.initial_ids.len(),
-            initial_ids: Some(self.golden.initial_ids.clone()),
-            around: Around {
-                before: self.golden.examples[0].ids.first().copied().filter(|_| self.golden.lead == 1),
-                after: self.golden.examples[0].ids.last().copied(),
-            },
-            read_out: self.read_out(read_out),
-            max_batch_tokens,
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()),
-        };
-        Engine::new(Arc::clone(&self.backbone), settings, self.train()).unwrap()
-    }
-
     /// Everything the golden file holds for one injection and read-out.
     fn check(&self, injection: Injection, read_out: &str) {
         let name = if injection == Injection::Add { "add" } else { "prefix" };
@@ -165,21 +55,6 @@ impl Case {
             }
         }
     }
-}
-
-fn close(ours: &[f32], golden: &[f32], what: &str) {
-    assert_eq!(ours.len(), golden.len(), "{what}");
-    let scale = golden.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-    for (i, (a, b)) in ours.iter().zip(golden).enumerate() {
-        assert!(
-            (a - b).abs() <= TOLERANCE * scale,
-            "{what}: {a} at {i}, transformers has {b} (scale {scale})"
-        );
-    }
-}
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
 }
 
 fn check_tiny(name: &str) {
@@ -270,14 +145,7 @@ fn other_poolings_equal_transformers() {
         ("bert-tiny", "pooling_mode_cls_token", "similarity_cls"),
         ("qwen3-tiny", "pooling_mode_lasttoken", "similarity_last"),
     ] {
-        let copy = tempfile::tempdir().unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-            std::fs::copy(folder(model).join(file), copy.path().join(file)).unwrap();
-        }
-        std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
-        let modes = format!("{{\"word_embedding_dimension\": 30, \"{mode}\": true}}");
-        std::fs::write(copy.path().join("1_Pooling/config.json"), modes).unwrap();
-        let case = Case::open(&folder(model), copy.path());
+        let (case, _copy) = Case::with_pooling(model, mode);
         case.check(Injection::Add, read_out);
         case.check(Injection::Prefix, read_out);
     }

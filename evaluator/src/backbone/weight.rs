@@ -44,6 +44,18 @@ impl Weight {
         }
     }
 
+    /// All values, row-major `[outputs, depth]`.
+    pub(crate) fn rows(&self) -> Vec<f32> {
+        match self {
+            Self::Packed(packed) => packed.rows(),
+            Self::Stored(stored) => {
+                let mut rows = Vec::with_capacity(stored.rows() * stored.width());
+                stored.read(0..stored.rows(), &mut rows);
+                rows
+            }
+        }
+    }
+
     /// Bytes that a product holds beside its rows.
     pub(crate) fn product_bytes(&self) -> usize {
         match self {

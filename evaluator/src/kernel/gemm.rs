@@ -79,6 +79,15 @@ impl Packed {
         self.panels.resize(outputs.div_ceil(PANEL) * PANEL * k, 0.0);
     }
 
+    /// The weight as it was packed, row-major `[outputs, k]`.
+    pub(crate) fn rows(&self) -> Vec<f32> {
+        let of = |output: usize| {
+            let panel = &self.panels[output / PANEL * PANEL * self.k..][..PANEL * self.k];
+            panel.iter().skip(output % PANEL).step_by(PANEL).copied()
+        };
+        (0..self.outputs).flat_map(of).collect()
+    }
+
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
         self.outputs
