@@ -4,7 +4,6 @@
 mod golden;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use evaluator::engine::Injection;
 use golden::{Case, close, folder};
