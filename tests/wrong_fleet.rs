@@ -49,6 +49,23 @@ fn an_evaluator_with_another_model_is_refused_and_the_run_goes_on() {
     assert_as_whole(&case, "run");
 }
 
+/// Losses depend on what they are computed in, so the trace would depend on who answers.
+#[test]
+fn an_evaluator_that_computes_in_another_type_is_refused_and_the_run_goes_on() {
+    let case = whole(bert());
+    let coordinator = Coordinator::start(&case, "run", &[]);
+    let narrow = run(evaluator(&case, &coordinator.url(), "narrow").args(["--dtype", "int8"])).expect(2);
+    let last = narrow.err.lines().last().unwrap_or_default();
+    let cannot = last.ends_with("which this one has not; use model.dtype = \"f32\"");
+    let refused =
+        last.contains("in f32 (model.dtype)") && last.ends_with("in int8: start it with --dtype f32");
+    assert!(last.starts_with("error: ") && (cannot || refused), "{}", narrow.report());
+    let right = Process::start(&mut evaluator(&case, &coordinator.url(), "right"));
+    coordinator.process.wait().expect(0);
+    right.wait().expect(0);
+    assert_as_whole(&case, "run");
+}
+
 /// The run file's model counts from the first hello on, not the model of whoever dials first.
 #[test]
 fn an_evaluator_with_another_model_comes_first_to_a_fresh_run() {

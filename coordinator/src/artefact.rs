@@ -25,6 +25,7 @@ pub fn build(inputs: &Inputs, state: &Checkpoint, ready: &Ready) -> Result<Artef
         model: Model {
             path: identity.name.clone(),
             identity,
+            dtype: spec.model.dtype,
             read_out: spec.model.read_out,
             temperature: spec.model.temperature,
         },

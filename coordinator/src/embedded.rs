@@ -11,7 +11,7 @@ use evaluator::session::Resources;
 use evaluator::worker::Worker;
 use shared::messages::Hello;
 use shared::model::Located;
-use shared::spec::ModelSpec;
+use shared::spec::{Dtype, ModelSpec};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
@@ -26,6 +26,8 @@ pub struct Settings<'a> {
     pub base: &'a Path,
     /// Hub revision.
     pub revision: Option<&'a str>,
+    /// What the blocks' linear layers are computed in.
+    pub dtype: Dtype,
     /// Threads; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
@@ -45,9 +47,16 @@ pub fn files_here(model: &ModelSpec) -> Result<Located, String> {
 ///
 /// # Errors
 /// [`Error::Input`] when the model is not usable.
-pub fn inspect(model: &str, max_batch_tokens: u32, prompt_tokens: u32, dim: u32) -> Result<Facts, Error> {
+pub fn inspect(
+    model: &str,
+    dtype: Dtype,
+    max_batch_tokens: u32,
+    prompt_tokens: u32,
+    dim: u32,
+) -> Result<Facts, Error> {
     let resources = Resources::new(0, max_batch_tokens as usize).map_err(Error::failed)?;
     let budget = Budget {
+        dtype,
         max_batch_tokens: max_batch_tokens as usize,
         prompt_tokens: prompt_tokens as usize,
         dim: dim as usize,
@@ -78,14 +87,15 @@ pub async fn attach(
     settings: Settings<'_>,
 ) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
-    let model = Model::load(settings.model, settings.base, settings.revision).map_err(Error::input)?;
+    let model = Model::load(settings.model, settings.base, settings.revision, settings.dtype)
+        .map_err(Error::input)?;
     let hello = Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: "embedded".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
         device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
+        dtype: model.dtype.to_string(),
         max_batch_tokens: settings.max_batch_tokens as u32,
     };
     let link = fleet.attach_sole(hello).await.map_err(Error::input)?;

@@ -7,7 +7,7 @@ use shared::task::dataset::{self, Example};
 use shared::task::split;
 
 use crate::error::Error;
-use crate::fleet::{Begun, Handle};
+use crate::fleet::{Begun, Expected, Handle};
 
 /// A run's specification and its data.
 #[derive(Clone, Debug)]
@@ -104,9 +104,9 @@ impl Inputs {
         &self,
         fleet: &Handle,
         run: RunId,
-        expected: Option<ModelIdentity>,
+        model: Option<ModelIdentity>,
     ) -> Result<Begun, Error> {
-        let begun = fleet.begin(self.prepare(run), expected).await;
+        let begun = fleet.begin(self.prepare(run), Expected { model, dtype: self.spec.model.dtype }).await;
         begun.map_err(|error| Error::from(error).in_file(&self.spec.task.train))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use coordinator::fleet::{Fleet, Gathered, Handle, Settings};
+use coordinator::fleet::{Expected, Fleet, Gathered, Handle, Settings};
 use coordinator::progress::Progress;
 use coordinator::serve::cli::connect;
 use coordinator::serve::clients::Clients;
@@ -154,7 +154,7 @@ fn candidates(seed: u64) -> Vec<Vec<f32>> {
 
 /// A short run: what an evaluator gets to see of a real one.
 async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
-    let begun = within(fleet.begin(prepare(), None)).await.unwrap();
+    let begun = within(fleet.begin(prepare(), Expected::default())).await.unwrap();
     assert_eq!(begun.ready, ready(RUN));
     let context = vec![vec![0.25; DIM]; 2];
     let version = ContextVersion(0);
@@ -238,7 +238,7 @@ async fn a_stream_cut_in_the_middle_is_dialled_again_and_the_run_goes_on() {
 async fn another_model_is_refused() {
     let house = House::open(ServeOptions::default()).await;
     let (_right, _) = dial(options(house.address, "m"), Duration::ZERO);
-    within(house.fleet.begin(prepare(), None)).await.unwrap();
+    within(house.fleet.begin(prepare(), Expected::default())).await.unwrap();
     let (wrong, started) = dial(options(house.address, "other"), Duration::ZERO);
     let error = within(wrong).await.unwrap().unwrap_err();
     assert!(matches!(&error, DialError::Refused { reason, .. } if reason.contains("other")), "{error}");
@@ -253,7 +253,9 @@ async fn an_evaluator_dropped_later_is_told_why() {
     let mut status = house.fleet.status();
     within(status.wait_for(|status| !status.evaluators.is_empty())).await.unwrap();
     let fleet = house.fleet.clone();
-    let begin = tokio::spawn(async move { fleet.begin(prepare(), Some(hello("m").model)).await });
+    let begin = tokio::spawn(async move {
+        fleet.begin(prepare(), Expected { model: Some(hello("m").model), ..Expected::default() }).await
+    });
     let error = within(early).await.unwrap().unwrap_err();
     assert!(matches!(error, DialError::Refused { .. }), "{error}");
     begin.abort();
@@ -281,7 +283,7 @@ async fn the_token_is_asked_for() {
     let mut right = options(house.address, "m");
     right.security = Security::default().with_token("open sesame?no:one-word").unwrap();
     let (dialled, _) = dial(right, Duration::ZERO);
-    within(house.fleet.begin(prepare(), None)).await.unwrap();
+    within(house.fleet.begin(prepare(), Expected::default())).await.unwrap();
     within(house.fleet.drain()).await;
     within(dialled).await.unwrap().unwrap();
     house.close().await;

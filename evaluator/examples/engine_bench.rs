@@ -1,4 +1,4 @@
-//! Times the engine on work that `scripts/bench-peers` has written: `engine_bench FOLDER`.
+//! Times the engine on work that `scripts/bench-peers` has written: `engine_bench FOLDER [DTYPE]`.
 //!
 //! The folder holds `work.json` and `prompts.safetensors` (see the script). Prints one JSON object: seconds per
 //! candidate averaged over the layers, per layer, and the first candidate's logits at each layer, so that the peer's
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, safetensors};
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate::{self, Located};
 use serde::Deserialize;
@@ -43,7 +43,8 @@ fn main() {
     let prompts = safetensors::load(folder.join("prompts.safetensors"), &Device::Cpu).unwrap();
     let rows = |name: &str| -> Vec<Vec<f32>> { prompts[name].flatten_from(1).unwrap().to_vec2().unwrap() };
     let (context, candidates) = (rows("context"), rows("candidates"));
-    let mut engine = build(&work);
+    let dtype = std::env::args().nth(2).map_or(Dtype::F32, |name| name.parse().unwrap());
+    let mut engine = build(&work, dtype);
     let examples = 0..work.examples.len();
     for (layer, prompt) in context.iter().enumerate() {
         engine.set_prompt(layer, prompt).unwrap();
@@ -64,11 +65,11 @@ fn main() {
     println!("{line}");
 }
 
-fn build(work: &Work) -> Engine {
+fn build(work: &Work, dtype: Dtype) -> Engine {
     // a folder of random weights has no tokenizer, so it is not looked for
     let weights = vec![work.model.join(locate::WEIGHTS)];
     let located = Located { name: "bench".to_owned(), revision: None, folder: work.model.clone(), weights };
-    let backbone = Arc::new(Backbone::load(&located).unwrap());
+    let backbone = Arc::new(Backbone::load(&located, dtype).unwrap());
     let tokens = |ids: &[u32], read_out| Tokens { ids: ids.to_vec(), read_out };
     let read_out = if work.read_out == "masked-lm" {
         ReadOut::MaskedLm { label_ids: work.label_ids.clone() }

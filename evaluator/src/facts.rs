@@ -6,6 +6,7 @@ use serde_json::Value;
 use shared::gguf::Head;
 use shared::model::CONFIG;
 
+use crate::backbone::Dtype;
 use crate::engine;
 use crate::model::{LoadError, Model};
 use crate::models::census::Census;
@@ -15,6 +16,8 @@ use crate::session::PROGRAM_BYTES;
 /// The run that the memory is worked out for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
+    /// What the blocks' linear layers are computed in.
+    pub dtype: Dtype,
     /// Rows in flight at most; the training examples are taken to have as many.
     pub max_batch_tokens: usize,
     /// Prompt tokens a layer.
@@ -56,11 +59,11 @@ pub struct Facts {
 /// See [`LoadError`].
 pub fn inspect(name: &str, base: &Path, revision: Option<&str>, budget: Budget) -> Result<Facts, LoadError> {
     let located = locate::locate(name, base, revision)?;
-    let model = Model::from_located(&located)?;
+    let model = Model::from_located(&located, budget.dtype)?;
     let backbone = &model.backbone;
     let census = Census::of(&located.weights).map_err(crate::backbone::ModelError::from)?;
     let weight_bytes = backbone.weight_bytes() as u64;
-    let Budget { max_batch_tokens, prompt_tokens, dim, threads } = budget;
+    let Budget { dtype: _, max_batch_tokens, prompt_tokens, dim, threads } = budget;
     let working = engine::working_bytes(backbone, max_batch_tokens, max_batch_tokens, threads) as u64;
     Ok(Facts {
         family: located.gguf().map_or_else(|| family(&located.folder), architecture),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use evaluator::backbone::Dtype;
 use evaluator::dial::{self, DialError, DialOptions};
 use evaluator::model::Model;
 use evaluator::session::Resources;
@@ -30,6 +31,9 @@ struct Cli {
     /// Revision, when the model comes from the hub.
     #[arg(long, env = "ZEROTH_REVISION")]
     revision: Option<String>,
+    /// What the blocks' linear layers are computed in, f32, bf16 or int8; it must be the run's model.dtype.
+    #[arg(long, env = "ZEROTH_DTYPE", value_name = "TYPE", default_value_t)]
+    dtype: Dtype,
     /// Threads; 0 means all cores.
     #[arg(long, env = "ZEROTH_THREADS", default_value_t = 0)]
     threads: usize,
@@ -79,7 +83,7 @@ enum Ended {
 fn run(cli: Cli) -> Result<(), Ended> {
     let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
     let resources = Resources::new(cli.threads, cli.max_batch_tokens).map_err(|error| failed(&error))?;
-    let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref())
+    let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref(), cli.dtype)
         .map_err(|error| Ended::Input(error.to_string()))?;
     let hello = hello(&cli, &model);
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
@@ -126,7 +130,7 @@ fn hello(cli: &Cli, model: &Model) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
         device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
+        dtype: model.dtype.to_string(),
         max_batch_tokens: cli.max_batch_tokens as u32,
     }
 }

@@ -8,7 +8,7 @@ use shared::model::{self, FilesError};
 use shared::task::{Example, Template, TemplateError};
 use thiserror::Error;
 
-use crate::backbone::{Backbone, ModelError};
+use crate::backbone::{Backbone, Dtype, ModelError};
 use crate::engine::Tokens;
 use crate::models::gguf::Gguf;
 use crate::models::locate::{self, LocateError, Located};
@@ -51,6 +51,8 @@ pub struct Model {
     pub encoder: TextEncoder,
     /// Hashes and shape.
     pub identity: ModelIdentity,
+    /// What the blocks' linear layers are computed in.
+    pub dtype: Dtype,
 }
 
 impl Model {
@@ -58,27 +60,27 @@ impl Model {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn load(name: &str, base: &Path, revision: Option<&str>) -> Result<Self, LoadError> {
-        Self::from_located(&locate::locate(name, base, revision)?)
+    pub fn load(name: &str, base: &Path, revision: Option<&str>, dtype: Dtype) -> Result<Self, LoadError> {
+        Self::from_located(&locate::locate(name, base, revision)?, dtype)
     }
 
     /// Loads a model whose files have been found.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn from_located(located: &Located) -> Result<Self, LoadError> {
+    pub fn from_located(located: &Located, dtype: Dtype) -> Result<Self, LoadError> {
         let (backbone, encoder) = match located.gguf() {
             Some(file) => {
                 let gguf = Arc::new(Gguf::open(file).map_err(ModelError::from)?);
                 let encoder = TextEncoder::of_gguf(&gguf)?;
-                (Backbone::of_gguf(gguf)?, encoder)
+                (Backbone::of_gguf(gguf, dtype)?, encoder)
             }
-            None => (Backbone::load(located)?, TextEncoder::load(&located.folder)?),
+            None => (Backbone::load(located, dtype)?, TextEncoder::load(&located.folder)?),
         };
         encoder.check_vocabulary(backbone.vocab())?;
         encoder.check_padding(backbone.padding())?;
         let identity = model::identify(located)?;
-        Ok(Self { backbone: Arc::new(backbone), encoder, identity })
+        Ok(Self { backbone: Arc::new(backbone), encoder, identity, dtype })
     }
 
     /// Tokenises one example; `prompt` rows are counted against the model's limit.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
 
@@ -135,7 +135,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 
 fn check(name: &str, injection: Injection) {
     let plain = Plain::open(name);
-    let backbone = Arc::new(Backbone::load(&locate::in_folder(&folder(name)).unwrap()).unwrap());
+    let backbone = Arc::new(Backbone::load(&locate::in_folder(&folder(name)).unwrap(), Dtype::F32).unwrap());
     // short and long, in no order
     let example = |(i, &len): (usize, &usize)| Tokens {
         ids: (0..len).map(|t| 6 + ((t * 7 + i * 13) % 90) as u32).collect(),

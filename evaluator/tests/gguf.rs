@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::model::Model;
 use evaluator::models::gguf::Gguf;
@@ -72,7 +72,7 @@ fn same(a: &[f32], b: &[f32]) -> bool {
 }
 
 fn load(path: &Path) -> Arc<Backbone> {
-    Arc::new(Backbone::load(&locate::in_gguf(path).unwrap()).unwrap())
+    Arc::new(Backbone::load(&locate::in_gguf(path).unwrap(), Dtype::F32).unwrap())
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_file_gives_what_its_dequantised_weights_give() {
         let tiny = Tiny::of(architecture, name);
         let found = logits(&load(&tiny.write(folder.path())), name);
         let plain = locate::in_folder(&tiny.write_plain(folder.path())).unwrap();
-        let expected = logits(&Arc::new(Backbone::load(&plain).unwrap()), name);
+        let expected = logits(&Arc::new(Backbone::load(&plain, Dtype::F32).unwrap()), name);
         if architecture == "llama" {
             // Llama 3's stretched frequencies come as rounded divisors in the file: measured 1e-6
             let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
@@ -102,7 +102,8 @@ fn a_file_has_its_tokenizer_and_is_its_own_fingerprint() {
     for (architecture, name) in FAMILIES {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::of(architecture, name).write(folder.path());
-        let model = Model::load(path.file_name().unwrap().to_str().unwrap(), folder.path(), None).unwrap();
+        let model = Model::load(path.file_name().unwrap().to_str().unwrap(), folder.path(), None, Dtype::F32)
+            .unwrap();
         let theirs = TextEncoder::load(&golden(name)).unwrap();
         assert_eq!(model.encoder.around(), theirs.around());
         for encoding in read(&golden(name).join("golden.json"))["encodings"].as_array().unwrap() {
@@ -131,7 +132,7 @@ fn refused(change: impl FnOnce(&mut Tiny)) -> String {
 
 /// The one line that a file is refused with.
 fn said(path: &Path) -> String {
-    let error = Backbone::load(&locate::in_gguf(path).unwrap()).unwrap_err().to_string();
+    let error = Backbone::load(&locate::in_gguf(path).unwrap(), Dtype::F32).unwrap_err().to_string();
     assert!(error.starts_with(path.to_str().unwrap()) && !error.contains('\n'), "{error}");
     error
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
+use evaluator::backbone::Dtype;
 use evaluator::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::model::Model;
 use serde::Deserialize;
@@ -70,7 +71,7 @@ fn model() -> Option<&'static Model> {
     static MODEL: OnceLock<Model> = OnceLock::new();
     let path = named("ZEROTH_GEMMA_GGUF")?;
     let load = || {
-        let model = Model::load(path.to_str().unwrap(), Path::new(""), None).unwrap();
+        let model = Model::load(path.to_str().unwrap(), Path::new(""), None, Dtype::F32).unwrap();
         assert_eq!(model.identity.weights_sha256, golden().gguf_sha256, "another file");
         model
     };

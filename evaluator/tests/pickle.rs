@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::census::Census;
 use evaluator::models::locate;
@@ -32,7 +32,7 @@ fn saved() -> Vec<u8> {
 
 fn load(folder: &Path) -> Result<Backbone, String> {
     let located = locate::in_folder(folder).map_err(|error| error.to_string())?;
-    Backbone::load(&located).map_err(|error| error.to_string())
+    Backbone::load(&located, Dtype::F32).map_err(|error| error.to_string())
 }
 
 #[track_caller]

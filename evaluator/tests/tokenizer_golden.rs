@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use evaluator::backbone::Dtype;
 use evaluator::model::Model;
 use evaluator::models::locate::in_folder;
 use evaluator::models::tokenizer::{EncodeError, Encoded, LabelWordError, TextEncoder, TokenizerError};
@@ -84,7 +85,7 @@ fn every_family_s_ids_and_the_prompt_s_place_are_those_of_hugging_face() {
 fn without_a_mask_the_row_read_is_the_text_s_last() {
     let template = Template::parse("{text}").unwrap();
     for (name, _) in FAMILIES.iter().filter(|(_, last)| *last) {
-        let model = Model::load(folder(name).to_str().unwrap(), Path::new("/"), None).unwrap();
+        let model = Model::load(folder(name).to_str().unwrap(), Path::new("/"), None, Dtype::F32).unwrap();
         for example in golden(name).examples {
             let asked = Example { text: example.text, text_pair: None, label: 0, line: 0 };
             let tokens = model.encode(&template, &asked, 5).unwrap();
@@ -92,7 +93,7 @@ fn without_a_mask_the_row_read_is_the_text_s_last() {
         }
     }
     // what the tokenizer puts after a text is not read
-    let model = Model::load(folder("bert-tiny").to_str().unwrap(), Path::new("/"), None).unwrap();
+    let model = Model::load(folder("bert-tiny").to_str().unwrap(), Path::new("/"), None, Dtype::F32).unwrap();
     let asked = Example { text: "no".to_owned(), text_pair: None, label: 0, line: 0 };
     assert_eq!(model.encode(&template, &asked, 5).unwrap().read_out, 1);
 }

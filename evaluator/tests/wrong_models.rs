@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
 
@@ -34,7 +34,7 @@ fn with_config(name: &str, from: &str, to: &str) -> tempfile::TempDir {
 }
 
 fn load(folder: &Path) -> Result<Backbone, String> {
-    let loaded = Backbone::load(&locate::in_folder(folder).map_err(|e| e.to_string())?);
+    let loaded = Backbone::load(&locate::in_folder(folder).map_err(|e| e.to_string())?, Dtype::F32);
     loaded.map_err(|error| error.to_string())
 }
 

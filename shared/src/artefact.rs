@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{self, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::frame::{self, FrameError};
 use crate::messages::ModelIdentity;
 use crate::projection::{Kind, Projection, apply};
-use crate::spec::{Init, Injection, Method, ProjectionKind, ReadOut};
+use crate::spec::{Dtype, Init, Injection, Method, ProjectionKind, ReadOut};
 use crate::task::{Loss, Metric};
 
 /// Version of the metadata; a reader refuses newer ones.
@@ -79,6 +79,9 @@ pub struct Model {
     pub path: String,
     /// Which model, exactly.
     pub identity: ModelIdentity,
+    /// What its blocks' linear layers were computed in.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// Read-out.
     pub read_out: ReadOut,
     /// Divisor of the cosines.
@@ -183,9 +186,9 @@ impl Artefact {
         if !self.initial.is_empty() {
             tensors.push(("initial", vec![layers, tokens, hidden], bytes(&self.initial)));
         }
-        let views = tensors
-            .iter()
-            .map(|(name, shape, data)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?)));
+        let views = tensors.iter().map(|(name, shape, data)| {
+            Ok((*name, TensorView::new(tensor::Dtype::F32, shape.clone(), data)?))
+        });
         let views = views.collect::<Result<BTreeMap<_, _>, safetensors::SafeTensorError>>();
         let views = views.map_err(|e| damaged(e.to_string()))?;
         let metadata = Some([(KEY.to_owned(), json)].into_iter().collect());
@@ -321,7 +324,7 @@ fn bytes(rows: &[Vec<f32>]) -> Vec<u8> {
 /// A tensor of `shape` as rows along its first axis.
 fn rows(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<Vec<f32>>, String> {
     let tensor = tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
-    if tensor.dtype() != Dtype::F32 {
+    if tensor.dtype() != tensor::Dtype::F32 {
         return Err(format!("tensor `{name}` is {:?}, not F32", tensor.dtype()));
     }
     if tensor.shape() != shape {

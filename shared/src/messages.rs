@@ -25,7 +25,7 @@ pub struct Hello {
     pub model: ModelIdentity,
     /// Device kind, `cpu` or `cuda:0`; same kind means same bits.
     pub device: String,
-    /// Numeric type of the forward pass, `f32`.
+    /// What the blocks' linear layers are computed in, by its name in a run file: `f32`.
     pub dtype: String,
     /// Rows (real tokens) it keeps in flight at most: the measure of its capacity.
     pub max_batch_tokens: u32,

@@ -3,6 +3,8 @@
 #[cfg(feature = "embedded")]
 use serde_json::json;
 
+use shared::spec::Dtype;
+
 use crate::error::Error;
 
 /// Options of `zeroth model`.
@@ -34,6 +36,9 @@ struct Inspect {
     #[arg(long, value_name = "N", default_value_t = default("prompt.tokens"),
         value_parser = clap::value_parser!(u32).range(1..))]
     prompt_tokens: u32,
+    /// What its blocks' linear layers would be computed in: f32, bf16 or int8.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    dtype: Dtype,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -70,14 +75,15 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 #[cfg(feature = "embedded")]
 fn inspect(args: &Inspect) -> Result<(), Error> {
     let dim = default("search.dim");
-    let facts = crate::embedded::inspect(&args.model, args.max_batch_tokens, args.prompt_tokens, dim)?;
+    let facts =
+        crate::embedded::inspect(&args.model, args.dtype, args.max_batch_tokens, args.prompt_tokens, dim)?;
     if args.json {
         let line = json!({
             "family": facts.family, "layers": facts.layers, "hidden": facts.hidden,
             "parameters": facts.parameters, "dtype": facts.dtype, "vocabulary": facts.vocabulary,
             "max_tokens": facts.max_tokens, "read_outs": facts.read_outs,
             "weight_bytes": facts.weight_bytes, "memory_bytes": facts.memory_bytes,
-            "max_batch_tokens": args.max_batch_tokens,
+            "max_batch_tokens": args.max_batch_tokens, "computed_in": args.dtype,
         });
         println!("{line}");
         return Ok(());
@@ -90,7 +96,10 @@ fn inspect(args: &Inspect) -> Result<(), Error> {
         "tokens    {} at most, prompt rows included; a vocabulary of {}",
         facts.max_tokens, facts.vocabulary
     );
-    println!("weights   {} parameters, stored as {}", facts.parameters, facts.dtype);
+    println!(
+        "weights   {} parameters, stored as {}, linear layers computed in {}",
+        facts.parameters, facts.dtype, args.dtype
+    );
     println!(
         "memory    {}: {} of weights, the rest for {} tokens of examples and as many in flight, {} prompt tokens \
          a layer, search.dim {dim}",

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use shared::artefact::Artefact;
 use shared::ids::{ContextVersion, RunId};
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prepare, Prompted, Start};
-use shared::spec::RunFile;
+use shared::spec::{Dtype, RunFile};
 use shared::task::{Example, Metric};
 
 use super::{ModelArgs, SourceArgs};
 use crate::error::Error;
-use crate::fleet::{Fleet, Handle, Settings};
+use crate::fleet::{Expected, Fleet, Handle, Settings};
 
 /// A classifier that is ready.
 pub(super) struct Opened {
@@ -33,6 +33,7 @@ struct Plan {
     prepare: Prepare,
     start: Option<Start>,
     expected: Option<ModelIdentity>,
+    dtype: Dtype,
     model: String,
     revision: Option<String>,
     max_batch_tokens: usize,
@@ -50,7 +51,7 @@ pub(super) async fn open(source: &SourceArgs, model: &ModelArgs) -> Result<Opene
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let words = plan.prepare.words.clone();
     attach(&fleet, &plan, model).await?;
-    fleet.begin(plan.prepare, plan.expected).await?;
+    fleet.begin(plan.prepare, Expected { model: plan.expected, dtype: plan.dtype }).await?;
     let prompted = if plan.start.is_some() { Prompted::Context } else { Prompted::Manual };
     if let Some(start) = plan.start {
         fleet.start(start).await?;
@@ -75,6 +76,7 @@ fn manual(source: &SourceArgs) -> Result<Plan, Error> {
         prepare: inputs.prepare(RunId(1)),
         start: None,
         expected: None,
+        dtype: inputs.spec.model.dtype,
         model: inputs.spec.model.path.clone(),
         revision: inputs.spec.model.revision.clone(),
         max_batch_tokens: inputs.spec.run.max_batch_tokens,
@@ -93,6 +95,7 @@ fn tuned(path: &Path) -> Result<Plan, Error> {
         prepare,
         start: Some(start),
         expected: Some(metadata.model.identity.clone()),
+        dtype: metadata.model.dtype,
         model: metadata.model.path.clone(),
         revision: metadata.model.identity.revision.clone(),
         max_batch_tokens: shared::spec::DEFAULT_MAX_BATCH_TOKENS,
@@ -107,6 +110,7 @@ async fn attach(fleet: &Handle, plan: &Plan, args: &ModelArgs) -> Result<(), Err
         model: args.model.as_deref().unwrap_or(&plan.model),
         base: Path::new(""),
         revision: plan.revision.as_deref(),
+        dtype: plan.dtype,
         threads: args.threads,
         max_batch_tokens: plan.max_batch_tokens,
     };

@@ -150,6 +150,7 @@ async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io:
         model: &spec.model.path,
         base: std::path::Path::new(""),
         revision: spec.model.revision.as_deref(),
+        dtype: spec.model.dtype,
         threads: spec.run.threads,
         max_batch_tokens: spec.run.max_batch_tokens,
     };

@@ -18,6 +18,7 @@ use shared::messages::{
     ContextUpdate, ExampleSet, Hello, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready, Refusal,
     Report, Start,
 };
+use shared::spec::Dtype;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -86,6 +87,15 @@ pub struct Begun {
     pub ready: Ready,
     /// The model that every evaluator of the run must hold.
     pub model: ModelIdentity,
+}
+
+/// What the evaluators of a run must be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expected {
+    /// The model they must hold, where it is known: that of a resumed run, or of a folder on the coordinator's machine.
+    pub model: Option<ModelIdentity>,
+    /// What they must compute the blocks' linear layers in: another type gives other losses.
+    pub dtype: Dtype,
 }
 
 /// The results of a generation.
@@ -184,16 +194,11 @@ impl Handle {
         joined.unwrap_or_else(|_| Err(Refusal::Failed("the coordinator has ended".to_owned())))
     }
 
-    /// Has a run prepared, as soon as there is an evaluator; `expected` is the model that evaluators must have,
-    /// where it is known: that of a resumed run, or of a folder on the coordinator's machine.
+    /// Has a run prepared, as soon as there is an evaluator that is as expected.
     ///
     /// # Errors
     /// [`FleetError::Refused`] when the run's input is wrong, or [`FleetError::Closed`].
-    pub async fn begin(
-        &self,
-        prepare: Prepare,
-        expected: Option<ModelIdentity>,
-    ) -> Result<Begun, FleetError> {
+    pub async fn begin(&self, prepare: Prepare, expected: Expected) -> Result<Begun, FleetError> {
         Ok(self.ask(|reply| Message::Begin { prepare, expected, reply }).await??)
     }
 

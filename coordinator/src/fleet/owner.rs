@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use shared::ids::{ContextVersion, EvaluatorId, RunId};
-use shared::messages::{ContextUpdate, Hello, ModelIdentity, Order, Prepare, Refusal, Report, Start};
+use shared::messages::{ContextUpdate, Hello, Order, Prepare, Refusal, Report, Start};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::job::Task;
 use super::table::{Action, Collected, JobId, Table};
-use super::{Begun, FleetStatus, LinkEnds, ORDERS, REPORTS, Settings};
+use super::{Begun, Expected, FleetStatus, LinkEnds, ORDERS, REPORTS, Settings};
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -22,7 +22,7 @@ pub(super) enum Message {
     Attach { hello: Hello, sole: bool, reply: Reply<LinkEnds> },
     Report(EvaluatorId, Report),
     Lost(EvaluatorId),
-    Begin { prepare: Prepare, expected: Option<ModelIdentity>, reply: Reply<Begun> },
+    Begin { prepare: Prepare, expected: Expected, reply: Reply<Begun> },
     Start { start: Start, reply: Reply<()> },
     SetContext { update: ContextUpdate, reply: Reply<()> },
     Offer { run: RunId, version: ContextVersion, task: Task, done: Reply<Collected>, reply: Reply<()> },

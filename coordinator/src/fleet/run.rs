@@ -2,8 +2,9 @@
 
 use shared::ids::ContextVersion;
 use shared::messages::{ContextUpdate, Hello, ModelIdentity, Order, Prepare, Ready, Refusal, Start};
+use shared::spec::Dtype;
 
-use super::Begun;
+use super::{Begun, Expected};
 
 /// A run.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct Run {
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
+    dtype: Dtype,
     device_kind: String,
     start: Option<Start>,
     /// Counts the calls of [`Run::start`].
@@ -25,13 +27,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(prepare: Prepare, expected: Option<ModelIdentity>) -> Self {
+    pub(super) fn new(prepare: Prepare, expected: Expected) -> Self {
         Self {
             prepare,
             ready: None,
             failed: None,
-            given: expected.is_some(),
-            model: expected,
+            given: expected.model.is_some(),
+            model: expected.model,
+            dtype: expected.dtype,
             device_kind: String::new(),
             start: None,
             epoch: 0,
@@ -40,15 +43,19 @@ impl Run {
         }
     }
 
-    /// Whether an evaluator with `model` may take part.
-    pub(super) fn accepts(&self, model: &ModelIdentity) -> Result<(), Refusal> {
-        match &self.model {
-            Some(own) if !own.same_model(model) => Err(Refusal::Model(format!(
-                "{} works with {own}, this evaluator holds {model}",
-                self.prepare.run
-            ))),
-            _ => Ok(()),
+    /// Whether an evaluator may take part.
+    pub(super) fn accepts(&self, hello: &Hello) -> Result<(), Refusal> {
+        let (run, model) = (self.prepare.run, &hello.model);
+        if let Some(own) = self.model.as_ref().filter(|own| !own.same_model(model)) {
+            return Err(Refusal::Model(format!("{run} works with {own}, this evaluator holds {model}")));
         }
+        let (own, theirs) = (self.dtype.name(), &hello.dtype);
+        if own != theirs {
+            return Err(Refusal::Model(format!(
+                "{run} computes in {own} (model.dtype), this evaluator in {theirs}: start it with --dtype {own}"
+            )));
+        }
+        Ok(())
     }
 
     /// Takes the model of the first evaluator.

@@ -11,13 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
-use shared::messages::{
-    ContextUpdate, Hello, ModelIdentity, Order, Outcome, Prepare, Ready, Refusal, Report, Start,
-};
+use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Refusal, Report, Start};
 
 use super::job::Job;
 use super::run::Run;
-use super::{Begun, EvaluatorStatus, FleetStatus, Settings};
+use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Settings};
 
 /// Names a job within the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,7 +150,7 @@ impl Table {
             return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
         }
         for run in self.runs.values().filter(|run| run.failed.is_none()) {
-            run.accepts(&hello.model)?;
+            run.accepts(&hello)?;
         }
         let id = EvaluatorId(self.next_id());
         let link = Link {
@@ -213,8 +211,8 @@ impl Table {
 
     // Runs.
 
-    /// A run begins; `expected` is its model, where that is known before an evaluator has told its own.
-    pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Option<ModelIdentity>) {
+    /// A run begins.
+    pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Expected) {
         let id = prepare.run;
         let problem = match (&self.forsaken, self.runs.contains_key(&id)) {
             (Some(reason), _) => Some(reason.clone()),
@@ -239,7 +237,7 @@ impl Table {
         if run.failed.is_some() {
             return;
         }
-        if let Err(refusal) = run.accepts(&link.hello.model) {
+        if let Err(refusal) = run.accepts(&link.hello) {
             return self.remove(evaluator, Some(refusal));
         }
         run.adopt(&link.hello.model);

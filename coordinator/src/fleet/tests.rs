@@ -71,7 +71,7 @@ async fn workers_that_vanish_leave_no_trace_in_the_results() {
     for leases in [0, 1, 2, usize::MAX] {
         tokio::spawn(work(fleet.attach(hello("m")).await.unwrap(), leases));
     }
-    within(fleet.begin(prepare(), None)).await.unwrap();
+    within(fleet.begin(prepare(), Expected::default())).await.unwrap();
     within(fleet.start(start())).await.unwrap();
     for version in 0..5 {
         let offered = fleet.offer(RUN, ContextVersion(version), Layer(0), candidates(6));
@@ -93,7 +93,7 @@ async fn a_run_waits_for_its_first_evaluator() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let beginning = tokio::spawn({
         let fleet = fleet.clone();
-        async move { fleet.begin(prepare(), None).await }
+        async move { fleet.begin(prepare(), Expected::default()).await }
     });
     let link = fleet.attach(hello("m")).await.unwrap();
     tokio::spawn(work(link, usize::MAX));
@@ -111,7 +111,7 @@ async fn wrong_input_reaches_who_began() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     tokio::spawn(work(fleet.attach_sole(hello("m")).await.unwrap(), usize::MAX));
     let bad = Prepare { template: "bad".to_owned(), ..prepare() };
-    let error = within(fleet.begin(bad, None)).await.unwrap_err();
+    let error = within(fleet.begin(bad, Expected::default())).await.unwrap_err();
     assert_eq!(error, FleetError::Refused(Refusal::Input("bad template".to_owned())));
 }
 
@@ -122,7 +122,7 @@ async fn a_dropped_ticket_is_taken_back() {
     let reports = link.reports.clone();
     let prepared = tokio::spawn({
         let fleet = fleet.clone();
-        async move { fleet.begin(prepare(), None).await }
+        async move { fleet.begin(prepare(), Expected::default()).await }
     });
     let Some(Order::Prepare(_)) = link.orders.recv().await else { panic!("no prepare") };
     reports.send(Report::Ready(Box::new(ready(RUN)))).await.unwrap();
@@ -144,7 +144,7 @@ async fn an_evaluator_that_does_not_read_is_dropped() {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let link = fleet.attach(hello("m")).await.unwrap();
     for run in 0..(ORDERS as u64 + 1) {
-        let waiting = fleet.begin(Prepare { run: RunId(run), ..prepare() }, None);
+        let waiting = fleet.begin(Prepare { run: RunId(run), ..prepare() }, Expected::default());
         let _ = timeout(Duration::from_millis(20), waiting).await;
     }
     assert!(matches!(within(link.dropped).await, Ok(Refusal::Failed(_))));

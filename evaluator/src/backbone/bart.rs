@@ -6,8 +6,8 @@ use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::{
-    Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts, Sizes,
-    Table, above_zero, divides, parse,
+    Backbone, Block, Decoder, Dtype, Embeddings, Given, LmHead, PageError, Pooling, Positions, Predicts,
+    Sizes, Table, above_zero, divides, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -40,7 +40,12 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `BartForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    located: &Located,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let hidden = config.d_model;
     divides(("d_model", hidden), ("encoder_attention_heads", config.encoder_attention_heads))?;
@@ -56,7 +61,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let weights = &Weights::open(&located.folder, &located.weights)?;
     // the epsilon is no key of theirs
     let form = NormForm { kind: NormKind::Layer { bias: true }, eps: 1e-5, offset: 0.0 };
-    let loader = Loader::new(weights, &["model.", ""], "shared.weight", form);
+    let loader = Loader::new(weights, dtype, &["model.", ""], "shared.weight", form);
     let vocab = config.vocab_size;
     let bias = "final_logits_bias";
     let head = LmHead {

@@ -5,7 +5,7 @@ use candle_transformers::models::bert::{Config, HiddenAct};
 use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::load::{Bias, Loader, NormForm};
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
 };
 use crate::models::locate::Located;
@@ -15,7 +15,7 @@ use crate::models::weights::{WeightError, Weights};
 pub(super) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta"];
 
 /// Loads weights in the layout of Hugging Face's `BertModel`/`BertForMaskedLM` and their RoBERTa counterparts.
-pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, family: &str, located: &Located, dtype: Dtype) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     divides(("hidden_size", config.hidden_size), ("num_attention_heads", config.num_attention_heads))?;
     above_zero(&[
@@ -27,7 +27,7 @@ pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbo
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
     let probe = "embeddings.word_embeddings.weight";
-    let loader = Loader::new(weights, &["bert.", "roberta.", ""], probe, form);
+    let loader = Loader::new(weights, dtype, &["bert.", "roberta.", ""], probe, form);
     let first = if family == "bert" { 0 } else { config.pad_token_id + 1 };
     let page = Page { loader, config };
     let embeddings = page.embeddings(first)?;
@@ -136,7 +136,7 @@ impl Page<'_> {
         }
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let decoder = format!("{bias}.decoder.weight");
-        let head = Loader { prefix: "", ..self.loader };
+        let head = self.loader.of_head();
         Ok(Some(LmHead {
             predicts: Predicts::Mask,
             transform: Some(Transform {

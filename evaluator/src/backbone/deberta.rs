@@ -8,7 +8,7 @@ use super::choices::{Activation, FeedForward, Heads, NormKind, Sight};
 use super::disentangled::Disentangled;
 use super::load::{Bias, Loader, NormForm};
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, Transform,
     above_zero, divides, parse,
 };
 use crate::models::locate::Located;
@@ -74,13 +74,18 @@ impl Kinds {
 }
 
 /// Loads weights in the layout of Hugging Face's `DebertaV2Model`/`DebertaV2ForMaskedLM`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    located: &Located,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     config.check()?;
     let weights = &Weights::open(&located.folder, &located.weights)?;
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_eps as f32, offset: 0.0 };
-    let loader = Loader::new(weights, &["deberta.", ""], "embeddings.word_embeddings.weight", form);
+    let loader = Loader::new(weights, dtype, &["deberta.", ""], "embeddings.word_embeddings.weight", form);
     let page = Page { loader, config };
     let config = &page.config;
     let relative = page.relative()?;
@@ -208,11 +213,15 @@ impl Page<'_> {
         let name = |rest: &str| format!("encoder.layer.{layer}.{rest}");
         let width = hidden / config.num_attention_heads;
         let (key, value) = (name("attention.self.key_proj"), name("attention.self.value_proj"));
-        let query = loader.linear(&name("attention.self.query_proj"), (hidden, hidden), Bias::Yes)?;
-        let (mut keys, mut queries) = (Vec::new(), Vec::new());
-        let count = 2 * config.span();
-        loader.linear(&key, (hidden, hidden), Bias::Yes)?.forward(&relative.embeddings, count, &mut keys);
-        query.forward(&relative.embeddings, count, &mut queries);
+        let query = name("attention.self.query_proj");
+        // once and for all inputs, so exactly
+        let project = |name: &str| {
+            let mut rows = Vec::new();
+            let linear = loader.exact().linear(name, (hidden, hidden), Bias::Yes)?;
+            linear.forward(&relative.embeddings, 2 * config.span(), &mut rows);
+            Ok::<_, WeightError>(rows)
+        };
+        let (keys, queries) = (project(&key)?, project(&query)?);
         Ok(Block {
             heads: Heads {
                 queries: config.num_attention_heads,
@@ -222,7 +231,7 @@ impl Page<'_> {
                 cap: None,
                 sight: Sight::All,
             },
-            query,
+            query: loader.linear(&query, (hidden, hidden), Bias::Yes)?,
             key_value: loader.stacked(&[&key, &value], (hidden, hidden), Bias::Yes)?,
             query_norm: None,
             key_norm: None,
@@ -252,7 +261,7 @@ impl Page<'_> {
         let has = |(_, inner): &&(&str, &str)| weights.contains(&format!("{inner}.dense.weight"));
         let Some((outer, inner)) = names.iter().find(has) else { return Ok(None) };
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
-        let head = Loader { prefix: "", ..self.loader };
+        let head = self.loader.of_head();
         Ok(Some(LmHead {
             predicts: Predicts::Mask,
             transform: Some(Transform {

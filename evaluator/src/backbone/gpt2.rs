@@ -3,10 +3,10 @@
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, Linear, NormKind, Sight};
-use super::load::{Loader, NormForm, part, transposed};
+use super::load::{Loader, NormForm, transposed};
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, above_zero, divides,
-    parse,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Positions, Predicts, Sizes, above_zero,
+    divides, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -47,14 +47,19 @@ fn yes() -> bool {
 }
 
 /// Loads weights in the layout of Hugging Face's `GPT2Model`/`GPT2LMHeadModel`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    located: &Located,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     divides(("n_embd", config.n_embd), ("n_head", config.n_head))?;
     above_zero(&[("n_layer", config.n_layer), ("vocab_size", config.vocab_size)])?;
     let weights = &Weights::open(&located.folder, &located.weights)?;
     let form =
         NormForm { kind: NormKind::Layer { bias: true }, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
-    let loader = Loader::new(weights, &["transformer.", ""], "wte.weight", form);
+    let loader = Loader::new(weights, dtype, &["transformer.", ""], "wte.weight", form);
     let (hidden, vocab) = (config.n_embd, config.vocab_size);
     let embeddings = Embeddings {
         word: loader.tensor("wte.weight", &[vocab, hidden])?.into(),
@@ -103,8 +108,8 @@ fn block(loader: &Loader<'_>, config: &Config, layer: usize) -> Result<Block, We
             cap: None,
             sight: Sight::Back,
         },
-        query: part(fused, 0..hidden, hidden),
-        key_value: part(fused, hidden..3 * hidden, hidden),
+        query: loader.part(fused, 0..hidden, hidden),
+        key_value: loader.part(fused, hidden..3 * hidden, hidden),
         query_norm: None,
         key_norm: None,
         rotary: None,
@@ -135,5 +140,5 @@ fn stored(
 
 fn linear(loader: &Loader<'_>, name: &str, shape: (usize, usize)) -> Result<Linear, WeightError> {
     let (weight, bias) = stored(loader, name, shape)?;
-    Ok(part((&weight, Some(&bias)), 0..shape.0, shape.1))
+    Ok(loader.part((&weight, Some(&bias)), 0..shape.0, shape.1))
 }

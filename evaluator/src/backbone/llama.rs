@@ -10,7 +10,8 @@ use super::choices::{Activation, FeedForward, Heads, NormKind, Norms, Sight};
 use super::load::{Bias, Loader, NormForm};
 use super::rope::{MOST_POSITIONS, RopeKeys, Rotaries};
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, above_zero, divides, parse,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, above_zero, divides,
+    parse,
 };
 use crate::models::gguf::Gguf;
 use crate::models::locate::Located;
@@ -86,26 +87,31 @@ impl Traits {
 }
 
 /// Loads weights in the layout of Hugging Face's `LlamaForCausalLM` and its kin.
-pub(super) fn load(text: &str, family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(text: &str, family: &str, located: &Located, dtype: Dtype) -> Result<Backbone, PageError> {
     let config = parse(text)?;
     let weights = Weights::open(&located.folder, &located.weights)?;
     let traits = Traits::of(family);
     let offset = if traits.gemma { 1.0 } else { 0.0 };
-    of_weights(config, traits, &weights, offset)
+    of_weights(config, traits, (&weights, dtype), offset)
 }
 
 /// Loads a GGUF file, whose norms' weights are stored as they are.
-pub(super) fn load_gguf(gguf: Arc<Gguf>) -> Result<Backbone, PageError> {
+pub(super) fn load_gguf(gguf: Arc<Gguf>, dtype: Dtype) -> Result<Backbone, PageError> {
     let (family, text) = gguf.config().map_err(WeightError::from)?;
-    of_weights(parse(&text)?, Traits::of(family), &Weights::of_gguf(gguf), 0.0)
+    of_weights(parse(&text)?, Traits::of(family), (&Weights::of_gguf(gguf), dtype), 0.0)
 }
 
-fn of_weights(config: Config, traits: Traits, weights: &Weights, offset: f32) -> Result<Backbone, PageError> {
+fn of_weights(
+    config: Config,
+    traits: Traits,
+    (weights, dtype): (&Weights, Dtype),
+    offset: f32,
+) -> Result<Backbone, PageError> {
     let width = config.check()?;
     let tokens = config.max_position_embeddings.min(MOST_POSITIONS);
     let rotaries = config.rope.tables(width, tokens, 10_000.0)?;
     let form = NormForm { kind: NormKind::Rms, eps: config.rms_norm_eps as f32, offset };
-    let loader = Loader::new(weights, &["model.", ""], "embed_tokens.weight", form);
+    let loader = Loader::new(weights, dtype, &["model.", ""], "embed_tokens.weight", form);
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let embeddings = Embeddings {
         word: loader.table("embed_tokens.weight", &[vocab, hidden])?,

@@ -1,13 +1,18 @@
 //! Parts of a block from tensors by name.
 
+use std::ops::Range;
+
+use super::Dtype;
 use super::choices::{Linear, Norm, NormKind, Norms};
 use super::weight::{Table, Weight};
-use crate::kernel::Packed;
 use crate::models::weights::{WeightError, Weights};
 
-/// A checkpoint, the beginning that all names of its backbone share, and how its norms are.
+/// A checkpoint, what its linear layers are computed in, the beginning that all names of its backbone share, and how
+/// its norms are.
+#[derive(Clone, Copy)]
 pub(super) struct Loader<'a> {
     pub(super) weights: &'a Weights,
+    pub(super) dtype: Dtype,
     pub(super) prefix: &'static str,
     pub(super) norm: NormForm,
 }
@@ -36,9 +41,25 @@ impl From<bool> for Bias {
 
 impl<'a> Loader<'a> {
     /// The first of `prefixes` under which there is `probe`; the last where there is none.
-    pub(super) fn new(weights: &'a Weights, prefixes: &[&'static str], probe: &str, norm: NormForm) -> Self {
+    pub(super) fn new(
+        weights: &'a Weights,
+        dtype: Dtype,
+        prefixes: &[&'static str],
+        probe: &str,
+        norm: NormForm,
+    ) -> Self {
         let found = prefixes.iter().copied().find(|prefix| weights.contains(&format!("{prefix}{probe}")));
-        Self { weights, prefix: found.or(prefixes.last().copied()).unwrap_or(""), norm }
+        Self { weights, dtype, prefix: found.or(prefixes.last().copied()).unwrap_or(""), norm }
+    }
+
+    /// The same in `f32`, whatever the blocks are computed in.
+    pub(super) fn exact(self) -> Self {
+        Self { dtype: Dtype::F32, ..self }
+    }
+
+    /// For a head: in `f32`, and by full names.
+    pub(super) fn of_head(self) -> Self {
+        Self { prefix: "", ..self.exact() }
     }
 
     /// A tensor of the backbone.
@@ -67,10 +88,10 @@ impl<'a> Loader<'a> {
         let full = |name: &&str| format!("{}{name}.weight", self.prefix);
         let stored = self.weights.stored(&names.iter().map(full).collect::<Vec<_>>(), [outputs, inputs])?;
         let weight = match stored {
-            Some(stored) => Weight::Stored(stored),
+            Some(stored) => Weight::of_stored(stored, self.dtype),
             None => {
                 let rows = names.iter().map(weight).collect::<Result<Vec<_>, _>>()?.concat();
-                Packed::from_rows(&rows, names.len() * outputs, inputs).into()
+                Weight::pack(&rows, names.len() * outputs, inputs, self.dtype)
             }
         };
         let biases = match bias {
@@ -133,18 +154,19 @@ impl<'a> Loader<'a> {
     pub(super) fn pre_norm(&self, name: &str, width: usize) -> Result<Norms, WeightError> {
         Ok(Norms { input: Some(self.norm(name, width)?), ..Norms::default() })
     }
-}
 
-/// Rows `range` of a linear layer as checkpoints store it, `[outputs, inputs]`.
-pub(super) fn part(
-    (weight, bias): (&[f32], Option<&[f32]>),
-    range: std::ops::Range<usize>,
-    inputs: usize,
-) -> Linear {
-    let rows = &weight[range.start * inputs..range.end * inputs];
-    Linear {
-        weight: Packed::from_rows(rows, range.len(), inputs).into(),
-        bias: bias.map(|bias| bias[range].to_vec()),
+    /// Rows `range` of a linear layer as checkpoints store it, `[outputs, inputs]`.
+    pub(super) fn part(
+        &self,
+        (weight, bias): (&[f32], Option<&[f32]>),
+        range: Range<usize>,
+        inputs: usize,
+    ) -> Linear {
+        let rows = &weight[range.start * inputs..range.end * inputs];
+        Linear {
+            weight: Weight::pack(rows, range.len(), inputs, self.dtype),
+            bias: bias.map(|bias| bias[range].to_vec()),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod cross;
 mod deberta;
 mod decoder;
 mod disentangled;
+mod dtype;
 mod gpt2;
 mod llama;
 mod load;
@@ -41,6 +42,8 @@ pub(crate) use choices::{
 pub(crate) use cross::{Cross, Encoded};
 pub(crate) use decoder::{Decoder, Given};
 pub(crate) use disentangled::Disentangled;
+pub use dtype::Dtype;
+use dtype::runs_here;
 pub use pooling::Pooling;
 pub(crate) use rotary::Rotary;
 pub(crate) use weight::Table;
@@ -64,6 +67,16 @@ pub enum ModelError {
         /// What it names.
         found: String,
     },
+    /// A processor that cannot compute in the type asked for.
+    #[error(
+        "model.dtype = \"{dtype}\" needs a processor with {lacks}, which this one has not; use model.dtype = \"f32\""
+    )]
+    Processor {
+        /// The type.
+        dtype: Dtype,
+        /// The instructions it has not.
+        lacks: &'static str,
+    },
     /// A GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
@@ -83,8 +96,9 @@ pub(crate) enum PageError {
     Weights(#[from] WeightError),
 }
 
-/// A family's page: the configuration's text, its `model_type` and the model's files, to a backbone.
-type Page = fn(&str, &str, &Located) -> Result<Backbone, PageError>;
+/// A family's page: the configuration's text, its `model_type`, the model's files and what its linear layers are
+/// computed in, to a backbone.
+type Page = fn(&str, &str, &Located, Dtype) -> Result<Backbone, PageError>;
 
 /// Every page with the `model_type`s it serves.
 const PAGES: &[(&[&str], Page)] = &[
@@ -231,14 +245,15 @@ struct Architecture {
 }
 
 impl Backbone {
-    /// Loads a located model.
+    /// Loads a located model whose blocks' linear layers will be computed in `dtype`.
     ///
     /// # Errors
     /// See [`ModelError`].
-    pub fn load(located: &Located) -> Result<Self, ModelError> {
+    pub fn load(located: &Located, dtype: Dtype) -> Result<Self, ModelError> {
         if let Some(file) = located.gguf() {
-            return Self::of_gguf(Arc::new(Gguf::open(file)?));
+            return Self::of_gguf(Arc::new(Gguf::open(file)?), dtype);
         }
+        runs_here(dtype)?;
         let path = located.folder.join("config.json");
         let config = |reason: String| ModelError::Config { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|e| config(e.to_string()))?;
@@ -247,20 +262,21 @@ impl Backbone {
         let Some((_, page)) = PAGES.iter().find(|(families, _)| families.contains(&family.as_str())) else {
             return Err(ModelError::Architecture { path, found: family });
         };
-        let backbone = page(&text, &family, located).map_err(|error| match error {
+        let backbone = page(&text, &family, located, dtype).map_err(|error| match error {
             PageError::Config(reason) => config(reason),
             PageError::Weights(error) => ModelError::Weights(error),
         })?;
         Ok(Self { pooling: Pooling::of_folder(&located.folder)?, ..backbone })
     }
 
-    /// The model of a GGUF file; its weights stay there.
+    /// The model of a GGUF file; its weights stay there, but for those that are computed in another type than `f32`.
     ///
     /// # Errors
     /// See [`ModelError`].
-    pub fn of_gguf(gguf: Arc<Gguf>) -> Result<Self, ModelError> {
+    pub fn of_gguf(gguf: Arc<Gguf>, dtype: Dtype) -> Result<Self, ModelError> {
+        runs_here(dtype)?;
         let path = gguf.path().to_owned();
-        llama::load_gguf(gguf).map_err(|error| match error {
+        llama::load_gguf(gguf, dtype).map_err(|error| match error {
             PageError::Config(reason) => ModelError::Config { path, reason },
             PageError::Weights(error) => ModelError::Weights(error),
         })

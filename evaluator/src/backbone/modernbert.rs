@@ -3,11 +3,11 @@
 use serde::Deserialize;
 
 use super::choices::{Activation, FeedForward, Heads, NormKind, Norms, Sight};
-use super::load::{Bias, Loader, NormForm, part};
+use super::load::{Bias, Loader, NormForm};
 use super::rope::{MOST_POSITIONS, RopeKeys, Rotaries};
 use super::{
-    Backbone, Block, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, Transform, above_zero, divides,
-    parse,
+    Backbone, Block, Dtype, Embeddings, LmHead, PageError, Pooling, Predicts, Sizes, Transform, above_zero,
+    divides, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -71,7 +71,12 @@ fn window() -> usize {
 }
 
 /// Loads weights in the layout of Hugging Face's `ModernBertModel`/`ModernBertForMaskedLM`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    located: &Located,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let hidden = config.hidden_size;
     divides(("hidden_size", hidden), ("num_attention_heads", config.num_attention_heads))?;
@@ -85,7 +90,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     let weights = &Weights::open(&located.folder, &located.weights)?;
     let kind = NormKind::Layer { bias: config.norm_bias };
     let form = NormForm { kind, eps: config.norm_eps as f32, offset: 0.0 };
-    let loader = Loader::new(weights, &["model.", ""], "embeddings.tok_embeddings.weight", form);
+    let loader = Loader::new(weights, dtype, &["model.", ""], "embeddings.tok_embeddings.weight", form);
     let embeddings = Embeddings {
         word: loader.tensor("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?.into(),
         scale: 1.0,
@@ -140,8 +145,8 @@ impl Page<'_> {
                 cap: None,
                 sight: if local { Sight::Around(config.local_attention / 2) } else { Sight::All },
             },
-            query: part(fused, 0..hidden, hidden),
-            key_value: part(fused, hidden..3 * hidden, hidden),
+            query: loader.part(fused, 0..hidden, hidden),
+            key_value: loader.part(fused, hidden..3 * hidden, hidden),
             query_norm: None,
             key_norm: None,
             rotary: Some(if local { &self.rotaries.window } else { &self.rotaries.full }.clone()),
@@ -171,7 +176,7 @@ impl Page<'_> {
             return Ok(None);
         }
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        let head = Loader { prefix: "", ..self.loader };
+        let head = self.loader.of_head();
         let bias = config.decoder_bias.then(|| weights.get("decoder.bias", &[vocab])).transpose()?;
         Ok(Some(LmHead {
             predicts: Predicts::Mask,

@@ -7,8 +7,8 @@ use super::cross::Cross;
 use super::load::{Bias, Loader, NormForm};
 use super::rope::MOST_POSITIONS;
 use super::{
-    Backbone, Block, Decoder, Embeddings, Given, LmHead, PageError, Pooling, Predicts, Sizes, above_zero,
-    parse,
+    Backbone, Block, Decoder, Dtype, Embeddings, Given, LmHead, PageError, Pooling, Predicts, Sizes,
+    above_zero, parse,
 };
 use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
@@ -36,7 +36,12 @@ struct Config {
 }
 
 /// Loads weights in the layout of Hugging Face's `T5ForConditionalGeneration`.
-pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backbone, PageError> {
+pub(super) fn load(
+    text: &str,
+    _family: &str,
+    located: &Located,
+    dtype: Dtype,
+) -> Result<Backbone, PageError> {
     let config: Config = parse(text)?;
     let (activation, gated) = config.feed_forward()?;
     above_zero(&[
@@ -47,7 +52,7 @@ pub(super) fn load(text: &str, _family: &str, located: &Located) -> Result<Backb
     ])?;
     let weights = &Weights::open(&located.folder, &located.weights)?;
     let form = NormForm { kind: NormKind::Rms, eps: config.layer_norm_epsilon as f32, offset: 0.0 };
-    let loader = Loader { weights, prefix: "", norm: form };
+    let loader = Loader { weights, dtype, prefix: "", norm: form };
     let (hidden, vocab) = (config.d_model, config.vocab_size);
     let word = loader.tensor("shared.weight", &[vocab, hidden])?.into();
     let embeddings = Embeddings { word, scale: 1.0, position: None, token_type: None, norm: None };

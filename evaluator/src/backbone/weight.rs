@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Dtype;
 use crate::kernel::{Made, Packed, gemm, gemm_made, made_bytes};
 use crate::models::gguf::Stored;
 
@@ -28,6 +29,26 @@ impl From<Packed> for Weight {
 }
 
 impl Weight {
+    /// Packs the rows of a linear layer as checkpoints store it, `[outputs, inputs]`.
+    pub(crate) fn pack(rows: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> Self {
+        let packed = |rows: &[f32]| Packed::from_rows(rows, outputs, inputs).into();
+        match dtype {
+            Dtype::F32 => packed(rows),
+            Dtype::Bf16 => packed(&rows.iter().map(|x| rounded(*x)).collect::<Vec<_>>()),
+            Dtype::Int8 => packed(&rows.chunks_exact(inputs.max(1)).flat_map(quantised).collect::<Vec<_>>()),
+        }
+    }
+
+    /// What a GGUF file stores: left there, or packed where it is not computed in `f32`.
+    pub(crate) fn of_stored(stored: Stored, dtype: Dtype) -> Self {
+        if dtype == Dtype::F32 {
+            return Self::Stored(stored);
+        }
+        let mut rows = Vec::with_capacity(stored.rows() * stored.width());
+        stored.read(0..stored.rows(), &mut rows);
+        Self::pack(&rows, stored.rows(), stored.width(), dtype)
+    }
+
     /// Number of outputs.
     pub(crate) fn outputs(&self) -> usize {
         match self {
@@ -84,6 +105,15 @@ impl Weight {
             }
         }
     }
+}
+
+fn rounded(x: f32) -> f32 {
+    f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000)
+}
+
+fn quantised(row: &[f32]) -> Vec<f32> {
+    let scale = row.iter().fold(0.0_f32, |a, x| a.max(x.abs())) / 127.0;
+    row.iter().map(|x| if scale > 0.0 { (x / scale).round_ties_even() * scale } else { 0.0 }).collect()
 }
 
 /// A table of which rows are looked up: `[vocab, hidden]`.

@@ -50,6 +50,26 @@ pub(crate) fn level() -> Level {
     Level::Plain
 }
 
+/// Which narrow products the processor has instructions for.
+pub(crate) struct Instructions {
+    /// `vdpbf16ps`
+    pub(crate) bf16: bool,
+    /// `vpdpbusd`
+    pub(crate) int8: bool,
+}
+
+/// What this processor has.
+pub(crate) fn instructions() -> Instructions {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        return Instructions {
+            bf16: std::arch::is_x86_feature_detected!("avx512bf16"),
+            int8: std::arch::is_x86_feature_detected!("avx512vnni"),
+        };
+    }
+    Instructions { bf16: false, int8: false }
+}
+
 /// Calls `body` compiled for `level`.
 macro_rules! at_level {
     ($level:expr, $body:path [$($arg:ident: $type:ty),*]) => {{

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, safetensors};
-use evaluator::backbone::Backbone;
+use evaluator::backbone::{Backbone, Dtype};
 use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
 use evaluator::models::tokenizer::TextEncoder;
@@ -59,7 +59,7 @@ impl Case {
         Self {
             golden: serde_json::from_str(&text).unwrap(),
             tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
-            backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap()).unwrap()),
+            backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap(), Dtype::F32).unwrap()),
             mask: TextEncoder::load(model).unwrap().mask_id().unwrap_or_default(),
         }
     }

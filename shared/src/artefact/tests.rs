@@ -10,6 +10,7 @@ fn artefact() -> Artefact {
         model: Model {
             path: "tiny".to_owned(),
             identity: ModelIdentity { layers: 2, hidden: 3, ..ModelIdentity::default() },
+            dtype: Dtype::Bf16,
             read_out: ReadOut::Similarity,
             temperature: 0.05,
         },

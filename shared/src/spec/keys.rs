@@ -26,7 +26,11 @@ pub const KEYS: &[Key] = &[
         "folder of the model or a `.gguf` file (relative to the run file), or hub id `organisation/name`",
     ),
     key("model.revision", "the hub's default", "branch, tag or commit, for a hub id"),
-    key("model.dtype", "\"f32\"", "numeric type of the forward pass: `f32`"),
+    key(
+        "model.dtype",
+        "\"f32\"",
+        "type of the blocks' linear layers: `f32`, `bf16` or `int8`; see [precision](precision.md)",
+    ),
     key("model.device", "\"cpu\"", "device of the embedded evaluator: `cpu`"),
     key(
         "model.read_out",

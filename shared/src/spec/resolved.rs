@@ -19,7 +19,14 @@ macro_rules! named {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $name,)+ })
+                f.write_str(self.name())
+            }
+        }
+
+        impl $type {
+            /// Its name in a run file.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
             }
         }
 
@@ -106,10 +113,14 @@ named!(
     }
 );
 named!(
-    /// Numeric type of the forward pass.
+    /// Numeric type of the blocks' linear layers; all else is computed in 32-bit floats.
     Dtype {
         /// 32-bit floats.
         F32 = "f32",
+        /// Inputs and weights rounded to bfloat16, summed in 32-bit floats.
+        Bf16 = "bf16",
+        /// Inputs and weights rounded to 8-bit integers, summed exactly.
+        Int8 = "int8",
     }
 );
 named!(
@@ -119,6 +130,13 @@ named!(
         Cpu = "cpu",
     }
 );
+
+impl Default for Dtype {
+    /// What loses nothing.
+    fn default() -> Self {
+        Self::F32
+    }
+}
 
 /// Everything a run is, with absolute paths and no defaults left to fill in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -131,7 +131,7 @@ fn overrides_replace_what_the_file_says_and_are_named_in_errors() {
 const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("model.path", Some("another/model"), false), // the model's own hashes are compared instead
     ("model.revision", Some("v2"), false),
-    ("model.dtype", None, true),
+    ("model.dtype", Some("bf16"), true),
     ("model.device", None, true),
     ("model.read_out", None, true), // `similarity` goes with another template
     ("model.temperature", Some("0.1"), true),

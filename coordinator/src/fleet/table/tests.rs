@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::ids::Layer;
 use shared::messages::{Answer, ExampleSet, Lease, Prompted, Refused, Work};
+use shared::spec::Dtype;
 
 use super::super::fixtures::{RUN, examples, hello, model, prepare, ready};
 use super::super::job::Task;
@@ -87,7 +88,7 @@ impl World {
     /// A run begun, with so many evaluators ready and the context at version 0.
     fn with(evaluators: usize) -> (Self, Vec<EvaluatorId>) {
         let mut world = Self::new(settings());
-        world.table.begin(world.now, prepare(), None);
+        world.table.begin(world.now, prepare(), Expected::default());
         let ids = (0..evaluators).map(|_| world.join("m").unwrap()).collect();
         if evaluators > 0 {
             world.table.start(world.now, first_start()).unwrap();
@@ -308,10 +309,33 @@ fn another_model_is_refused_naming_both() {
 }
 
 #[test]
+fn another_dtype_is_refused_naming_both_before_and_after_the_run_begins() {
+    let mut world = World::new(settings());
+    let early = world.join("m").unwrap(); // idle: no run yet
+    let expected = Expected { dtype: Dtype::Bf16, ..Expected::default() };
+    world.table.begin(world.now, prepare(), expected);
+    world.settle();
+    let late = world.join("m").err();
+    let refused = [&world.closed[0].1, &late].map(|refusal| match refusal {
+        Some(Refusal::Model(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(world.closed[0].0, early);
+    for text in refused {
+        assert!(
+            text.contains("in bf16") && text.contains("in f32") && text.ends_with("--dtype bf16"),
+            "{text}"
+        );
+    }
+    let right = Hello { dtype: "bf16".to_owned(), ..hello("m") };
+    assert!(world.table.join(world.now, right, false).is_ok());
+}
+
+#[test]
 fn a_resumed_run_takes_only_its_own_model() {
     let mut world = World::new(settings());
     let early = world.join("other").unwrap(); // idle: no run yet
-    world.table.begin(world.now, prepare(), Some(model("m")));
+    world.table.begin(world.now, prepare(), Expected { model: Some(model("m")), ..Expected::default() });
     world.settle();
     assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == early));
     assert!(world.begun.is_empty(), "another evaluator may come");
@@ -323,7 +347,7 @@ fn a_resumed_run_takes_only_its_own_model() {
 fn without_its_sole_evaluator_a_run_fails() {
     let mut world = World::new(settings());
     world.table.join(world.now, hello("other"), true).unwrap();
-    world.table.begin(world.now, prepare(), Some(model("m")));
+    world.table.begin(world.now, prepare(), Expected { model: Some(model("m")), ..Expected::default() });
     world.settle();
     assert!(matches!(&world.begun[..], [Err(Refusal::Model(_))]));
 }
@@ -332,7 +356,7 @@ fn without_its_sole_evaluator_a_run_fails() {
 fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
     let mut world = World::new(settings());
     let id = world.table.join(world.now, hello("m"), true).unwrap();
-    world.table.begin(world.now, prepare(), None);
+    world.table.begin(world.now, prepare(), Expected::default());
     world.report(id, Report::Ready(Box::new(ready(RUN))));
     world.table.start(world.now, first_start()).unwrap();
     world.offer(0, generation(2));
@@ -422,7 +446,7 @@ fn an_answer_to_anothers_lease_costs_the_evaluator() {
 #[test]
 fn wrong_input_ends_the_run() {
     let mut world = World::new(settings());
-    world.table.begin(world.now, prepare(), None);
+    world.table.begin(world.now, prepare(), Expected::default());
     let id = world.table.join(world.now, hello("m"), false).unwrap();
     let refusal = Refusal::Input("\"great\" is not one token".to_owned());
     world.refuse(id, None, refusal.clone());
