@@ -11,7 +11,7 @@ use evaluator::session::Resources;
 use evaluator::worker::Worker;
 use shared::messages::Hello;
 use shared::model::Located;
-use shared::spec::{Dtype, ModelSpec};
+use shared::spec::{Device, Dtype, ModelSpec};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
@@ -28,6 +28,8 @@ pub struct Settings<'a> {
     pub revision: Option<&'a str>,
     /// What the blocks' linear layers are computed in.
     pub dtype: Dtype,
+    /// Where it computes.
+    pub device: Device,
     /// Threads; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
@@ -87,14 +89,15 @@ pub async fn attach(
     settings: Settings<'_>,
 ) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     let resources = Resources::new(settings.threads, settings.max_batch_tokens).map_err(Error::failed)?;
-    let model = Model::load(settings.model, settings.base, settings.revision, settings.dtype)
-        .map_err(Error::input)?;
+    let model =
+        Model::load_on(settings.device, settings.model, settings.base, settings.revision, settings.dtype)
+            .map_err(Error::input)?;
     let hello = Hello {
         protocol: proto::PROTOCOL_VERSION,
         name: "embedded".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
-        device: "cpu".to_owned(),
+        device: settings.device.to_string(),
         dtype: model.dtype.to_string(),
         max_batch_tokens: settings.max_batch_tokens as u32,
     };

@@ -5,7 +5,7 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`device`]: the same forward on tensors of a GPU
-//! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`model`], [`runner`], [`session`], [`worker`]: a run's orders in, its reports out
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 
@@ -17,5 +17,6 @@ pub mod facts;
 pub mod kernel;
 pub mod model;
 pub mod models;
+pub mod runner;
 pub mod session;
 pub mod worker;

@@ -15,8 +15,9 @@ use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
 use shared::task::loss::predicted;
 use shared::task::{Example, Loss, Template};
 
-use crate::engine::{self, Around, Engine, Tokens};
+use crate::engine::{self, Around, Tokens};
 use crate::model::{EncodeError, Model};
+use crate::runner::Runner;
 
 /// What the evaluator is given by its user, the same for every run.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ pub struct Session {
     model: Arc<Model>,
     settings: Prepare,
     template: Template,
-    engine: Engine,
+    engine: Runner,
     dev: Vec<Tokens>,
     /// `p0` of each layer, `[L][tokens * hidden]`.
     initial: Vec<Vec<f32>>,
@@ -79,8 +80,8 @@ impl Session {
             Injection::Add => engine::Injection::Add,
             Injection::Prefix => engine::Injection::Prefix,
         };
-        let engine = Engine::new(
-            Arc::clone(&model.backbone),
+        let engine = Runner::new(
+            model,
             engine::Settings {
                 injection,
                 prompt_tokens: tokens,
@@ -93,16 +94,20 @@ impl Session {
             train,
         )
         .map_err(input)?;
-        let initial = engine.initial_prompts();
+        let initial = engine.host().initial_prompts();
         let layers = model.backbone.layers();
         let ready = Ready {
             run: settings.run,
-            layer_stds: if settings.train.is_empty() { Vec::new() } else { engine.layer_stds() },
+            layer_stds: if settings.train.is_empty() {
+                Vec::new()
+            } else {
+                engine.layer_stds().map_err(failed)?
+            },
             initial: sent_initial(&initial),
             initial_ids: initial_ids.unwrap_or_default(),
             label_ids,
-            train_tokens: engine.train_rows() as u64,
-            flops: (0..layers).map(|layer| engine.flops(layer)).collect(),
+            train_tokens: engine.host().train_rows() as u64,
+            flops: (0..layers).map(|layer| engine.host().flops(layer)).collect(),
             memory_bytes: memory_bytes(model, &settings, &engine),
         };
         let prompts = initial.clone();
@@ -195,7 +200,7 @@ impl Session {
         let (tokens, labels) = match examples {
             ExampleSet::Train(range) => {
                 let range = index_range(range);
-                let tokens = self.engine.train().get(range.clone());
+                let tokens = self.engine.host().train().get(range.clone());
                 (tokens.ok_or_else(out_of_range)?.to_vec(), labels(self.settings.train.get(range))?)
             }
             ExampleSet::Dev(range) => {
@@ -334,7 +339,7 @@ fn sent_initial(initial: &[Vec<f32>]) -> Vec<f32> {
 pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
 
 /// Projections, prompts, cached hidden states and scratch, the tokenizer, and the program.
-fn memory_bytes(model: &Model, settings: &Prepare, engine: &Engine) -> u64 {
+fn memory_bytes(model: &Model, settings: &Prepare, engine: &Runner) -> u64 {
     let prompts = engine::prompt_bytes(&model.backbone, settings.tokens as usize, settings.dim as usize);
     prompts + engine.working_bytes() as u64 + model.encoder.bytes() as u64 + PROGRAM_BYTES
 }

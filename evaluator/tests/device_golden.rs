@@ -1,6 +1,6 @@
 //! The device's engine on candle's processor device: against Hugging Face transformers' logits, and against our engine.
 //! No test here has seen a GPU (docs/gpu.md).
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a helper's failure is the test's
 
 mod golden;
 
@@ -46,7 +46,9 @@ fn check(case: &Case, injection: Injection, read_out: &str) {
     let context = case.prompts(&format!("{name}.prompts"));
     let candidates = case.prompts(&format!("{name}.candidates"));
     let mut ours = case.engine(injection, read_out, 4096, 2);
-    for (layer, std) in engine(case, &backbone, (injection, read_out), 64).layer_stds().unwrap().iter().enumerate() {
+    for (layer, std) in
+        engine(case, &backbone, (injection, read_out), 64).layer_stds().unwrap().iter().enumerate()
+    {
         let other = ours.layer_stds()[layer];
         assert!((std - other).abs() <= 1e-5 * other, "{name}: standard deviation of layer {layer}");
     }

@@ -33,7 +33,7 @@ impl Weight {
     pub(crate) fn pack(rows: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> Self {
         let packed = |rows: &[f32]| Packed::from_rows(rows, outputs, inputs).into();
         match dtype {
-            Dtype::F32 => packed(rows),
+            Dtype::F32 | Dtype::F16 => packed(rows), // f16 comes to no processor
             Dtype::Bf16 => packed(&rows.iter().map(|x| rounded(*x)).collect::<Vec<_>>()),
             Dtype::Int8 => packed(&rows.chunks_exact(inputs.max(1)).flat_map(quantised).collect::<Vec<_>>()),
         }

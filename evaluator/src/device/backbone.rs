@@ -172,7 +172,8 @@ impl Upload<'_> {
         }
         let (cos, sin) = rotary.table(self.positions);
         let pairs = rotary.pairs();
-        let table = |values: Vec<f32>| Tensor::from_vec(values.clone(), (values.len() / pairs, pairs), self.device);
+        let table =
+            |values: Vec<f32>| Tensor::from_vec(values.clone(), (values.len() / pairs, pairs), self.device);
         let turns = Arc::new(Turns { cos: table(cos)?, sin: table(sin)?, pairs });
         self.turns.push((rotary.clone(), Arc::clone(&turns)));
         Ok(turns)

@@ -92,7 +92,12 @@ impl DeviceEngine {
     }
 
     /// The population's chunks, one after the other.
-    fn population(&self, cache: &Cache, prompts: &[Vec<f32>], examples: Range<usize>) -> candle_core::Result<Vec<Vec<f32>>> {
+    fn population(
+        &self,
+        cache: &Cache,
+        prompts: &[Vec<f32>],
+        examples: Range<usize>,
+    ) -> candle_core::Result<Vec<Vec<f32>>> {
         let batch = &self.host.batch;
         let mut logits = vec![Vec::new(); prompts.len()];
         for group in batch.grouped(self.cut(batch, examples, self.limit())) {
@@ -153,7 +158,9 @@ impl DeviceEngine {
     pub fn layer_stds(&self) -> Result<Vec<f32>, EngineError> {
         let (layers, hidden) = (self.host.backbone.layers(), self.backbone.hidden);
         let zero = match self.host.settings.injection {
-            Injection::Add => self.formed(&vec![vec![0.0; self.host.settings.prompt_tokens * hidden]; layers])?,
+            Injection::Add => {
+                self.formed(&vec![vec![0.0; self.host.settings.prompt_tokens * hidden]; layers])?
+            }
             Injection::Prefix => self.deep.clone(), // the initial prompts: nothing has been set yet
         };
         let mut stds = vec![statistics::table_std(&self.host.backbone.embeddings.word)];
@@ -176,7 +183,8 @@ impl DeviceEngine {
         let longest = self.longest(batch, &(0..batch.spans.len()));
         let rows = self.limit().max(longest);
         let of_row = 6 * hidden + 4 * projected + 3 * block.feed_forward.up.weight.outputs();
-        4 * (self.host.train_rows() * (2 * hidden + projected) + rows * (of_row + 4 * heads.queries * longest))
+        4 * (self.host.train_rows() * (2 * hidden + projected)
+            + rows * (of_row + 4 * heads.queries * longest))
     }
 
     /// The cached context at the embeddings.
@@ -196,7 +204,13 @@ impl DeviceEngine {
     }
 
     /// Brings a cache to the input of `layer`, layer by layer under the prompts `deep`.
-    fn reach(&self, mut cache: Cache, layer: usize, deep: &[Tensor], limit: usize) -> candle_core::Result<Cache> {
+    fn reach(
+        &self,
+        mut cache: Cache,
+        layer: usize,
+        deep: &[Tensor],
+        limit: usize,
+    ) -> candle_core::Result<Cache> {
         let batch = &self.host.batch;
         let groups = batch.grouped(self.cut(batch, 0..batch.spans.len(), limit));
         while cache.layer < layer && !groups.is_empty() {
@@ -208,7 +222,8 @@ impl DeviceEngine {
                 let rows = entering_rows(&start.text, start.prompt.as_ref(), added, layout)?;
                 let prefix = added.filter(|_| layout.own == Own::Prefix);
                 let input = Input { rows: &rows, prefix, known: None, encoded: None };
-                let rows = self.backbone.blocks[cache.layer].forward(input, &layout.plan(Wanted::All, false)?)?;
+                let rows =
+                    self.backbone.blocks[cache.layer].forward(input, &layout.plan(Wanted::All, false)?)?;
                 let (text, own) = (layout.text(), layout.prompt());
                 texts.push(rows.narrow(0, 0, text)?);
                 if own > 0 && (layout.own == Own::Rows || prompts.is_empty()) {
@@ -238,7 +253,10 @@ impl DeviceEngine {
         let mut groups: Vec<Range<usize>> = Vec::new();
         for example in range {
             match groups.last_mut() {
-                Some(group) if self.longest(batch, &(group.start..example + 1)) * (example + 1 - group.start) <= limit => {
+                Some(group)
+                    if self.longest(batch, &(group.start..example + 1)) * (example + 1 - group.start)
+                        <= limit =>
+                {
                     group.end = example + 1;
                 }
                 _ => groups.push(example..example + 1),

@@ -5,9 +5,12 @@
 mod attention;
 mod backbone;
 mod block;
+mod choice;
 mod engine;
 mod forward;
 mod plan;
 
 pub use backbone::DeviceBackbone;
+pub(crate) use choice::first_line;
+pub use choice::{DeviceError, open};
 pub use engine::DeviceEngine;

@@ -104,7 +104,8 @@ impl Layout<'_> {
         let all = matches!(wanted, Wanted::All);
         let wanted_ask = !all && !known;
         let key = |candidate: usize, row: Row| self.at(candidate, row);
-        let query = |i: usize, asked: &Asked| if wanted_ask { i } else { self.at(asked.candidate, asked.row) };
+        let query =
+            |i: usize, asked: &Asked| if wanted_ask { i } else { self.at(asked.candidate, asked.row) };
         let look = Look::new((self.device, self.candidates), &sequences, &asked, key, query)?;
         let as_they_are = all && (!self.text_shared || self.candidates == 1);
         let rows = || index(self.device, asked.iter().map(|asked| self.at(asked.candidate, asked.row)));
@@ -199,7 +200,8 @@ impl Layout<'_> {
                 let of_sequence = move |(number, sequence): (usize, &Sequence)| {
                     let asking = sequence.asking.iter().enumerate();
                     let asked = asking.filter(|(_, (row, _))| matches!(row, Row::Text(_)) == text);
-                    let asked = asked.map(|(slot, &(row, _))| Asked { candidate, sequence: number, slot, row });
+                    let asked =
+                        asked.map(|(slot, &(row, _))| Asked { candidate, sequence: number, slot, row });
                     asked.collect::<Vec<Asked>>()
                 };
                 sequences.iter().enumerate().flat_map(of_sequence)
@@ -238,7 +240,8 @@ impl Look {
         key: impl Fn(usize, Row) -> usize,
         query: impl Fn(usize, &Asked) -> usize,
     ) -> Result<Self> {
-        let (examples, longest) = (sequences.len(), |of: fn(&Sequence) -> usize| sequences.iter().map(of).max());
+        let (examples, longest) =
+            (sequences.len(), |of: fn(&Sequence) -> usize| sequences.iter().map(of).max());
         let len = longest(|sequence| sequence.keys.len()).unwrap_or(0);
         let asking = longest(|sequence| sequence.asking.len()).unwrap_or(0);
         let slot = |asked: &Asked| (asked.candidate * examples + asked.sequence) * asking + asked.slot;
@@ -258,7 +261,9 @@ impl Look {
         };
         let stand = |sequence: &Sequence| {
             let last = sequence.asking.last().map_or(0, |asking| asking.1);
-            (0..asking).map(move |slot| sequence.asking.get(slot).map_or(last, |asking| asking.1)).collect::<Vec<_>>()
+            (0..asking)
+                .map(move |slot| sequence.asking.get(slot).map_or(last, |asking| asking.1))
+                .collect::<Vec<_>>()
         };
         Ok(Self {
             candidates,
@@ -289,7 +294,8 @@ impl Look {
     /// What is added to scores: nothing where a query sees a key, else minus infinity; `None` where all see all.
     /// `[examples, 1, asking, len]`
     pub(super) fn mask(&self, sight: Sight) -> Result<Option<Tensor>> {
-        let known = self.masks.borrow().iter().find(|(known, _)| *known == sight).map(|(_, mask)| mask.clone());
+        let known =
+            self.masks.borrow().iter().find(|(known, _)| *known == sight).map(|(_, mask)| mask.clone());
         if let Some(mask) = known {
             return Ok(mask);
         }

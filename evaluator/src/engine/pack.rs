@@ -122,7 +122,11 @@ impl Batch {
 
     /// What a decoder is given for all examples.
     pub(crate) fn all_given(&self) -> Option<Rows<'_>> {
-        self.given.as_deref().map(|given| Rows { text: &given.text, spans: &given.spans, picks: &given.picks })
+        self.given.as_deref().map(|given| Rows {
+            text: &given.text,
+            spans: &given.spans,
+            picks: &given.picks,
+        })
     }
 
     /// What a decoder is given for a group.
