@@ -18,12 +18,8 @@ const RUN: RunId = RunId(7);
 const DIM: usize = 3;
 
 fn examples() -> Vec<Example> {
-    let example = |(line, text): (u32, &str)| Example {
-        text: text.to_owned(),
-        text_pair: None,
-        label: line % 2,
-        line,
-    };
+    let example =
+        |(line, text): (u32, &str)| Example { text: text.to_owned(), text_pair: None, label: line % 2, line };
     [(1, "a b c"), (2, "no"), (3, "d e f g h"), (4, "yes b")].map(example).to_vec()
 }
 
