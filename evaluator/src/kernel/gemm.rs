@@ -165,15 +165,7 @@ float_tile!(avx512, f32, "avx512f", |sum, x, w| _mm512_fmadd_ps(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Numbers without pattern, the same every time.
-    fn numbers(count: usize, mut state: u64) -> Vec<f32> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::kernel::numbers;
 
     fn product(level: Level, x: &[f32], rows: usize, weight: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
         let mut out = vec![f32::NAN; rows * weight.outputs()];

@@ -75,6 +75,16 @@ pub(crate) fn instructions() -> Instructions {
     Instructions { bf16: false, int8: false }
 }
 
+/// Numbers in -1..1 without pattern, the same every time.
+#[cfg(test)]
+fn numbers(count: usize, mut state: u64) -> Vec<f32> {
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 /// Calls `body` compiled for `level`.
 macro_rules! at_level {
     ($level:expr, $body:path [$($arg:ident: $type:ty),*]) => {{
