@@ -1,6 +1,6 @@
 //! The device's engine on candle's processor device: against Hugging Face transformers' logits, and against our engine.
 //! No test here has seen a GPU (docs/gpu.md).
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a helper's failure is the test's
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // a helper's failure is the test's
 
 mod golden;
 
@@ -87,7 +87,7 @@ fn check_half(case: &Case, injection: Injection, read_out: &str, dtype: DType, b
         let logits = engine.evaluate(layer, &candidates, 0..case.train().len()).unwrap().concat();
         largest = largest.max(apart(&logits, &case.flat(&format!("{name}.population.{layer}.{read_out}"))));
     }
-    println!("{dtype:?} {name} {read_out}: {largest:.5} of the largest logit");
+    eprintln!("{dtype:?} {name} {read_out}: {largest:.5} of the largest logit");
     assert!(largest <= bound, "{dtype:?} {name} {read_out}: {largest} from transformers' f32");
     assert!(largest > 1e-6, "{dtype:?} computes in f32");
 }

@@ -1,12 +1,13 @@
 //! The engine against Hugging Face transformers' logits (tests/golden/models/README.md names tools and versions).
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // a helper's failure is the test's
 
 mod golden;
 
 use std::path::PathBuf;
 
+use evaluator::backbone::Dtype;
 use evaluator::engine::Injection;
-use golden::{Case, close, folder};
+use golden::{Case, TOLERANCE, close, folder};
 
 impl Case {
     /// Everything the golden file holds for one injection and read-out.
@@ -182,39 +183,88 @@ fn a_candidate_has_the_same_bits_in_any_company() {
         ("t5-tiny", "seq2seq"),
         ("bart-tiny", "seq2seq"),
     ] {
-        let case = Case::open(&folder(model), &folder(model));
-        for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {
-            let candidates = case.prompts(&format!("{name}.candidates"));
-            let context = case.prompts(&format!("{name}.prompts"));
-            let examples = case.golden.examples.len();
-            let started = |budget, threads| {
-                let mut engine = case.engine(injection, read_out, budget, threads);
-                context.iter().enumerate().for_each(|(l, p)| engine.set_prompt(l, p).unwrap());
-                engine
-            };
-            let mut reference = started(4096, 1);
-            for layer in 0..context.len() {
-                let all = reference.evaluate(layer, &candidates, 0..examples).unwrap();
-                let classes = all[0].len() / examples;
-                for (budget, threads) in [(4096, 2), (30, 1), (1, 3)] {
-                    assert_eq!(
-                        started(budget, threads).evaluate(layer, &candidates, 0..examples).unwrap(),
-                        all
-                    );
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+            if let Some(case) = Case::computed_in(dtype, &folder(model), &folder(model)) {
+                check_company(&case, read_out);
+            }
+        }
+    }
+}
+
+fn check_company(case: &Case, read_out: &str) {
+    for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {
+        let candidates = case.prompts(&format!("{name}.candidates"));
+        let context = case.prompts(&format!("{name}.prompts"));
+        let examples = case.golden.examples.len();
+        let started = |budget, threads| {
+            let mut engine = case.engine(injection, read_out, budget, threads);
+            context.iter().enumerate().for_each(|(l, p)| engine.set_prompt(l, p).unwrap());
+            engine
+        };
+        let mut reference = started(4096, 1);
+        for layer in 0..context.len() {
+            let all = reference.evaluate(layer, &candidates, 0..examples).unwrap();
+            let classes = all[0].len() / examples;
+            for (budget, threads) in [(4096, 2), (30, 1), (1, 3)] {
+                assert_eq!(started(budget, threads).evaluate(layer, &candidates, 0..examples).unwrap(), all);
+            }
+            let mut other = started(4096, 2);
+            other.evaluate(context.len() - 1, &candidates[..1], 0..1).unwrap();
+            for (candidate, logits) in candidates.iter().zip(&all).rev() {
+                for example in 0..examples {
+                    let one = other.evaluate(layer, std::slice::from_ref(candidate), example..example + 1);
+                    assert_eq!(one.unwrap()[0], logits[example * classes..(example + 1) * classes]);
                 }
-                let mut other = started(4096, 2);
-                other.evaluate(context.len() - 1, &candidates[..1], 0..1).unwrap();
-                for (candidate, logits) in candidates.iter().zip(&all).rev() {
-                    for example in 0..examples {
-                        let one =
-                            other.evaluate(layer, std::slice::from_ref(candidate), example..example + 1);
-                        assert_eq!(one.unwrap()[0], logits[example * classes..(example + 1) * classes]);
-                    }
-                }
-                // the same deep prompt scored from the bottom: the cached context changes no bit either
-                let mut deep = context.clone();
-                deep[layer].clone_from(&candidates[0]);
-                assert_eq!(other.score(Some(&deep), &case.train()).unwrap(), all[0]);
+            }
+            // the same deep prompt scored from the bottom: the cached context changes no bit either
+            let mut deep = context.clone();
+            deep[layer].clone_from(&candidates[0]);
+            assert_eq!(other.score(Some(&deep), &case.train()).unwrap(), all[0]);
+        }
+    }
+}
+
+/// Half a step of a row's integers over its range, and of an output's weights over their largest: what rounding to
+/// 8-bit integers changes a factor by at most. For bfloat16 it is 2^-9 of the factor itself.
+fn roundings(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F32 => 0.0,
+        Dtype::F16 => 2.0 * 2.0_f32.powi(-12),
+        Dtype::Bf16 => 2.0 * 2.0_f32.powi(-9),
+        Dtype::Int8 => 0.5 / 255.0 + 0.5 / 127.0,
+    }
+}
+
+/// A rounded linear layer changes its output by no more than its factors' roundings in all. From bottom to top a row goes
+/// through four of them a block (query with key and value, output, up, down), and norms keep what comes out at the size
+/// of what went in; so logits may differ by four roundings a block of their largest.
+#[test]
+fn bf16_and_int8_stay_within_their_roundings_of_transformers() {
+    for (model, read_out) in [
+        ("bert-tiny", "masked_lm"),
+        ("roberta-tiny", "masked_lm"),
+        ("gpt2-tiny", "next_token"),
+        ("llama-tiny", "next_token"),
+        ("gemma3-tiny", "next_token"),
+        ("modernbert-tiny", "masked_lm"),
+        ("deberta-v3-tiny", "masked_lm"),
+        ("t5-tiny", "seq2seq"),
+        ("bart-tiny", "seq2seq"),
+    ] {
+        for dtype in [Dtype::Bf16, Dtype::Int8] {
+            let Some(case) = Case::computed_in(dtype, &folder(model), &folder(model)) else { continue };
+            for (injection, name) in [(Injection::Add, "add"), (Injection::Prefix, "prefix")] {
+                let engine = case.engine(injection, read_out, 4096, 1);
+                let context = case.prompts(&format!("{name}.prompts"));
+                let ours = engine.score(Some(&context), &case.train()).unwrap();
+                let golden = case.flat(&format!("{name}.{read_out}"));
+                let scale = golden.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                let pairs = ours.iter().zip(&golden);
+                let off = pairs.fold(0.0_f32, |largest, (a, b)| largest.max((a - b).abs())) / scale;
+                let bound = 4.0 * context.len() as f32 * roundings(dtype);
+                eprintln!("{model} {dtype} {name}: {off:.5} of {bound:.5}");
+                assert!(off <= bound, "{model} in {dtype}, {name}: {off}, {bound} allowed");
+                assert!(off > TOLERANCE, "{model} in {dtype}, {name}: {off}, as if it were f32");
             }
         }
     }

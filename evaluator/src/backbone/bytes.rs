@@ -79,6 +79,8 @@ impl Count {
         let Linear { weight, bias } = linear;
         match weight {
             Weight::Packed(packed) => self.bytes += packed.bytes(),
+            Weight::Bf16(packed) => self.bytes += packed.bytes(),
+            Weight::Int8(packed) => self.bytes += packed.bytes(),
             Weight::Stored(stored) => self.stored(stored),
         }
         self.optional(bias.as_ref());

@@ -1,17 +1,20 @@
-//! Matrices of a model: as packed `f32`, or as a GGUF file stores them, made `f32` where they are used.
+//! Matrices of a model: packed, as `f32` or rounded, or as a GGUF file stores them, made `f32` where they are used.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::Dtype;
-use crate::kernel::{Made, Packed, gemm, gemm_made, made_bytes};
+use crate::kernel::{Made, Packed, PackedBf16, PackedInt8, gemm, gemm_made, made_bytes};
 use crate::models::gguf::Stored;
 
-/// Weight of a linear layer. Both kinds give the same bits for the same numbers.
+/// Weight of a linear layer. The two kinds of `f32` give the same bits for the same numbers.
 #[derive(Clone, Debug)]
 pub(crate) enum Weight {
     /// In memory, ready for the product.
     Packed(Packed),
+    /// The same, rounded.
+    Bf16(PackedBf16),
+    Int8(PackedInt8),
     /// In the file.
     Stored(Stored),
 }
@@ -31,11 +34,11 @@ impl From<Packed> for Weight {
 impl Weight {
     /// Packs the rows of a linear layer as checkpoints store it, `[outputs, inputs]`.
     pub(crate) fn pack(rows: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> Self {
-        let packed = |rows: &[f32]| Packed::from_rows(rows, outputs, inputs).into();
         match dtype {
-            Dtype::F32 | Dtype::F16 => packed(rows), // f16 comes to no processor
-            Dtype::Bf16 => packed(&rows.iter().map(|x| rounded(*x)).collect::<Vec<_>>()),
-            Dtype::Int8 => packed(&rows.chunks_exact(inputs.max(1)).flat_map(quantised).collect::<Vec<_>>()),
+            // f16 comes to no processor
+            Dtype::F32 | Dtype::F16 => Self::Packed(Packed::from_rows(rows, outputs, inputs)),
+            Dtype::Bf16 => Self::Bf16(PackedBf16::from_rows(rows, outputs, inputs)),
+            Dtype::Int8 => Self::Int8(PackedInt8::from_rows(rows, outputs, inputs)),
         }
     }
 
@@ -53,6 +56,8 @@ impl Weight {
     pub(crate) fn outputs(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.outputs(),
+            Self::Bf16(packed) => packed.outputs(),
+            Self::Int8(packed) => packed.outputs(),
             Self::Stored(stored) => stored.rows(),
         }
     }
@@ -61,18 +66,21 @@ impl Weight {
     pub(crate) fn depth(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.depth(),
+            Self::Bf16(packed) => packed.depth(),
+            Self::Int8(packed) => packed.depth(),
             Self::Stored(stored) => stored.width(),
         }
     }
 
-    /// All values, row-major `[outputs, depth]`.
-    pub(crate) fn rows(&self) -> Vec<f32> {
+    /// All values, row-major `[outputs, depth]`; `None` of what was rounded.
+    pub(crate) fn rows(&self) -> Option<Vec<f32>> {
         match self {
-            Self::Packed(packed) => packed.rows(),
+            Self::Packed(packed) => Some(packed.rows()),
+            Self::Bf16(_) | Self::Int8(_) => None,
             Self::Stored(stored) => {
                 let mut rows = Vec::with_capacity(stored.rows() * stored.width());
                 stored.read(0..stored.rows(), &mut rows);
-                rows
+                Some(rows)
             }
         }
     }
@@ -81,6 +89,8 @@ impl Weight {
     pub(crate) fn product_bytes(&self) -> usize {
         match self {
             Self::Packed(_) => 0,
+            Self::Bf16(packed) => packed.product_bytes(),
+            Self::Int8(packed) => packed.product_bytes(),
             // a panel's blocks and their values, as the file's reader makes them, too
             Self::Stored(stored) => 2 * made_bytes(stored.width()),
         }
@@ -98,6 +108,8 @@ impl Weight {
         let outputs = self.outputs();
         match self {
             Self::Packed(packed) => gemm(x, stride, rows, packed, bias, out, outputs),
+            Self::Bf16(packed) => packed.multiply(x, stride, rows, bias, out, outputs),
+            Self::Int8(packed) => packed.multiply(x, stride, rows, bias, out, outputs),
             Self::Stored(stored) => {
                 let rows_of = |range: Range<usize>, out: &mut Vec<f32>| stored.read(range, out);
                 let made = Made { outputs, k: stored.width(), rows: rows_of };
@@ -105,15 +117,6 @@ impl Weight {
             }
         }
     }
-}
-
-fn rounded(x: f32) -> f32 {
-    f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000)
-}
-
-fn quantised(row: &[f32]) -> Vec<f32> {
-    let scale = row.iter().fold(0.0_f32, |a, x| a.max(x.abs())) / 127.0;
-    row.iter().map(|x| if scale > 0.0 { (x / scale).round_ties_even() * scale } else { 0.0 }).collect()
 }
 
 /// A table of which rows are looked up: `[vocab, hidden]`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::block::{Block, Cross, FeedForward, Linear, Norm, Norms, Positions, Relative, Turns};
 use crate::backbone::{self, Backbone, Rotary};
@@ -42,7 +42,7 @@ impl DeviceBackbone {
     /// Copies the weights to `device`: matrices as `dtype` (`F32`, `F16` or `BF16`), one at a time, the rest as `F32`.
     ///
     /// # Errors
-    /// The device's, out of memory before all.
+    /// The device's, out of memory before all; a backbone that was not loaded as `f32`.
     pub fn of(backbone: &Backbone, device: &Device, dtype: DType) -> Result<Self> {
         let positions = backbone.max_tokens();
         let mut upload = Upload { device, dtype, positions, turns: Vec::new() };
@@ -134,7 +134,8 @@ impl Upload<'_> {
 
     fn linear(&self, linear: &backbone::Linear) -> Result<Linear> {
         let weight = &linear.weight;
-        let weight = Tensor::from_vec(weight.rows(), (weight.outputs(), weight.depth()), self.device)?;
+        let Some(rows) = weight.rows() else { bail!("only weights that were loaded as f32 are copied") };
+        let weight = Tensor::from_vec(rows, (weight.outputs(), weight.depth()), self.device)?;
         let bias = linear.bias.as_ref().map(|bias| self.vector(bias)?.to_dtype(self.dtype)).transpose()?;
         Ok(Linear { weight: weight.to_dtype(self.dtype)?, bias })
     }

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::gemm::{PANEL, Target, View, columns, fits, run_panel};
+use super::gemm::multiply_panel;
 use super::level;
+use super::tile::{PANEL, Target, View, columns, fits};
 
 /// A matrix of `outputs` rows of `k` numbers that are made when they are needed, a panel at a time.
 pub(crate) struct Made<F> {
@@ -26,7 +27,7 @@ pub(crate) fn gemm_made<F: Fn(Range<usize>, &mut Vec<f32>)>(
     out: &mut [f32],
     out_stride: usize,
 ) {
-    let (x, mut target) = (View { x, x_stride, rows }, Target { out, out_stride });
+    let (x, mut target) = (View { x, stride: x_stride, rows }, Target { out, stride: out_stride });
     let (outputs, k) = (weight.outputs, weight.k);
     if !fits(&x, (outputs, k), bias, &target) {
         return;
@@ -44,7 +45,7 @@ pub(crate) fn gemm_made<F: Fn(Range<usize>, &mut Vec<f32>)>(
                 out.iter_mut().zip(rows[depth..].iter().step_by(k)).for_each(|(out, weight)| *out = *weight);
             }
         }
-        run_panel(level(), x, (&packed, k), columns, bias, &mut target);
+        multiply_panel(level(), x, &packed, columns, bias, &mut target);
     }
 }
 

@@ -10,11 +10,16 @@
 //! whose bounds are checked at the entry of each function.
 #![allow(unsafe_code)]
 
+mod bf16;
 mod gemm;
+mod int8;
 mod made;
 mod rows;
+mod tile;
 
+pub(crate) use bf16::PackedBf16;
 pub use gemm::{Packed, gemm};
+pub(crate) use int8::PackedInt8;
 pub(crate) use made::{Made, gemm_made, made_bytes};
 pub use rows::{
     add, add_layer_norm, gelu_erf, gelu_tanh, layer_norm, multiply, relu, rms_norm, rotate, silu, soft_cap,
@@ -68,6 +73,16 @@ pub(crate) fn instructions() -> Instructions {
         };
     }
     Instructions { bf16: false, int8: false }
+}
+
+/// Numbers in -1..1 without pattern, the same every time.
+#[cfg(test)]
+fn numbers(count: usize, mut state: u64) -> Vec<f32> {
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
 }
 
 /// Calls `body` compiled for `level`.

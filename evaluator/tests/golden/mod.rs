@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, safetensors};
-use evaluator::backbone::{Backbone, Dtype};
+use evaluator::backbone::{Backbone, Dtype, ModelError};
 use evaluator::engine::{self, Around, Engine, Injection, ReadOut, Settings, Tokens};
 use evaluator::models::locate;
 use evaluator::models::tokenizer::TextEncoder;
@@ -48,6 +48,7 @@ impl Ids {
 pub(crate) struct Case {
     pub(crate) golden: Golden,
     pub(crate) tensors: HashMap<String, Tensor>,
+    pub(crate) dtype: Dtype,
     pub(crate) backbone: Arc<Backbone>,
     /// The mask token's id, where there is one.
     pub(crate) mask: u32,
@@ -55,13 +56,26 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn open(values: &Path, model: &Path) -> Self {
+        Self::computed_in(Dtype::F32, values, model).unwrap()
+    }
+
+    /// `None` where this processor cannot.
+    pub(crate) fn computed_in(dtype: Dtype, values: &Path, model: &Path) -> Option<Self> {
+        let backbone = match Backbone::load(&locate::in_folder(model).unwrap(), dtype) {
+            Err(error @ ModelError::Processor { .. }) => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            loaded => Arc::new(loaded.unwrap()),
+        };
         let text = std::fs::read_to_string(values.join("golden.json")).unwrap();
-        Self {
+        Some(Self {
             golden: serde_json::from_str(&text).unwrap(),
             tensors: safetensors::load(values.join("golden.safetensors"), &Device::Cpu).unwrap(),
-            backbone: Arc::new(Backbone::load(&locate::in_folder(model).unwrap(), Dtype::F32).unwrap()),
+            dtype,
+            backbone,
             mask: TextEncoder::load(model).unwrap().mask_id().unwrap_or_default(),
-        }
+        })
     }
 
     /// A tiny model in a folder of its own, which lasts as long as what comes with it, with sentence-transformers' say
@@ -106,7 +120,9 @@ impl Case {
         let phrases: Vec<Tokens> = self.golden.class_phrases.iter().map(Ids::tokens).collect();
         let class_embeddings = engine::embed(&self.backbone, &phrases).unwrap();
         let golden = name.replace("similarity", "class_embeddings");
-        close(&class_embeddings.concat(), &self.flat(&golden), "class embeddings");
+        if self.dtype == Dtype::F32 {
+            close(&class_embeddings.concat(), &self.flat(&golden), "class embeddings");
+        }
         ReadOut::Similarity { temperature: self.golden.temperature, class_embeddings }
     }
 

@@ -1,0 +1,426 @@
+//! The matrix product in 8-bit integers: inputs and weights rounded, sums exact.
+//!
+//! Each output's weights are `scale * w` with `w` in -127..=127. Each row of inputs is `scale * (u - zero)` with `u` in
+//! 0..=255, its scale and zero taken from its own least and largest number. So `sum (u - zero) w` is a sum of integers,
+//! `sum u w - zero * sum w`, which no order of summing changes; it becomes `f32` at the end.
+
+use std::cell::RefCell;
+
+use super::tile::{PANEL, TILE, Target, Tile, View, columns, fits};
+use super::{at_level, instructions, level};
+
+/// Rows that are rounded at a time: bounds the buffers.
+const ROWS: usize = 512;
+
+thread_local! {
+    /// The rows being multiplied; they grow to the deepest product's and stay.
+    static ROUNDED: RefCell<Rounded> = RefCell::default();
+}
+
+/// Rows of four 8-bit numbers a word, and what each row's numbers stand for.
+#[derive(Default)]
+struct Rounded {
+    words: Vec<u32>,
+    grids: Vec<Grid>,
+}
+
+/// What the integers `u` of a row stand for: `scale * (u - zero)`.
+#[derive(Clone, Copy, Default)]
+struct Grid {
+    scale: f32,
+    zero: i32,
+}
+
+/// A matrix of 8-bit integers ready to be multiplied by: panels of fours, `[outputs/64][k/4][64][4]`.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedInt8 {
+    outputs: usize,
+    k: usize,
+    panels: Vec<u32>,
+    /// Of each output, up to whole panels.
+    scales: Vec<f32>,
+    /// Sum of each output's integers.
+    sums: Vec<i32>,
+}
+
+impl PackedInt8 {
+    /// Rounds and packs a weight of a linear layer, row-major `[outputs, k]`, as checkpoints store it.
+    ///
+    /// # Panics
+    /// When `weight` has another size: the caller has checked shapes while loading.
+    pub(crate) fn from_rows(weight: &[f32], outputs: usize, k: usize) -> Self {
+        assert_eq!(weight.len(), outputs * k, "weight of a linear layer");
+        let (words, padded) = (k.div_ceil(4), outputs.div_ceil(PANEL) * PANEL);
+        let (mut panels, mut scales, mut sums) =
+            (vec![0; padded * words], vec![0.0; padded], vec![0; padded]);
+        // beyond 66,311 inputs a sum of the largest products would leave an i32, so there weights get fewer steps
+        let most = (i32::MAX as usize / (255 * k.max(1))).min(127) as f32;
+        for (output, row) in weight.chunks_exact(k.max(1)).enumerate() {
+            let scale = row.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / most;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let round = |x: &f32| (x * inverse).round_ties_even().clamp(-most, most) as i8;
+            let first = output / PANEL * PANEL * words + output % PANEL;
+            for (place, numbers) in panels[first..].iter_mut().step_by(PANEL).zip(row.chunks(4)) {
+                let mut four = [0; 4];
+                four.iter_mut().zip(numbers).for_each(|(four, x)| *four = round(x));
+                sums[output] += four.iter().map(|&w| i32::from(w)).sum::<i32>();
+                *place = u32::from_le_bytes(four.map(|w| w as u8));
+            }
+            scales[output] = scale;
+        }
+        Self { outputs, k, panels, scales, sums }
+    }
+
+    /// Number of outputs.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Depth.
+    pub(crate) fn depth(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.panels.as_slice())
+            + size_of_val(self.scales.as_slice())
+            + size_of_val(self.sums.as_slice())
+    }
+
+    /// Bytes that a product by it holds beside its rows, a thread.
+    pub(crate) fn product_bytes(&self) -> usize {
+        ROWS * (self.k.div_ceil(4) * size_of::<u32>() + size_of::<Grid>())
+    }
+
+    /// As [`gemm`](super::gemm()), rounded.
+    ///
+    /// # Panics
+    /// When a slice is too short for its shape.
+    pub(crate) fn multiply(
+        &self,
+        x: &[f32],
+        x_stride: usize,
+        rows: usize,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        out_stride: usize,
+    ) {
+        let x = View { x, stride: x_stride, rows };
+        self.multiply_at(instructions().int8, x, bias, Target { out, stride: out_stride });
+    }
+
+    /// With the instruction, or in plain Rust.
+    fn multiply_at(&self, fast: bool, x: View<'_, f32>, bias: Option<&[f32]>, target: Target<'_>) {
+        if !fits(&x, (self.outputs, self.k), bias, &target) {
+            return;
+        }
+        let words = self.k.div_ceil(4);
+        ROUNDED.with_borrow_mut(|rounded| {
+            for first in (0..x.rows).step_by(ROWS) {
+                let rows = ROWS.min(x.rows - first);
+                rounded.words.resize(rounded.words.len().max(rows * words), 0);
+                rounded.grids.clear();
+                for (row, out) in rounded.words.chunks_exact_mut(words).take(rows).enumerate() {
+                    let mut grid = Grid::default();
+                    round_row(&x.x[(first + row) * x.stride..][..self.k], out, &mut grid);
+                    rounded.grids.push(grid);
+                }
+                let out = &mut target.out[first * target.stride..];
+                self.run(fast, rounded, bias, &mut Target { out, stride: target.stride });
+            }
+        });
+    }
+
+    fn run(&self, fast: bool, x: &Rounded, bias: Option<&[f32]>, target: &mut Target<'_>) {
+        let words = self.k.div_ceil(4);
+        for (panel, weights) in self.panels.chunks_exact(PANEL * words).enumerate() {
+            let columns = columns(panel, self.outputs);
+            let whole = panel * PANEL..(panel + 1) * PANEL;
+            for (group, grids) in x.grids.chunks(TILE).enumerate() {
+                let row = group * TILE;
+                let tile = Tile {
+                    x: &x.words[row * words..],
+                    stride: words,
+                    rows: grids.len(),
+                    weights,
+                    depth: words,
+                    width: columns.len(),
+                };
+                let end = End {
+                    grids,
+                    scales: &self.scales[whole.clone()],
+                    sums: &self.sums[whole.clone()],
+                    bias: bias.map(|bias| &bias[columns.clone()]),
+                };
+                let out = &mut target.out[row * target.stride + columns.start..];
+                match fast {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: `fast` says that the processor has AVX-512 and AVX512-VNNI.
+                    true => unsafe { avx512::run(&tile, &end, out, target.stride) },
+                    _ => plain(&tile, &end, out, target.stride),
+                }
+            }
+        }
+    }
+}
+
+/// What makes numbers of a tile's sums.
+struct End<'a> {
+    /// Of each row.
+    grids: &'a [Grid],
+    /// Of each of 64 outputs.
+    scales: &'a [f32],
+    sums: &'a [i32],
+    bias: Option<&'a [f32]>,
+}
+
+/// Rounds a row. One with an infinite number, or none, gets a scale that is no number, so that its outputs are none.
+fn round_row(row: &[f32], out: &mut [u32], grid: &mut Grid) {
+    at_level!(level(), round_row_body[row: &[f32], out: &mut [u32], grid: &mut Grid]);
+}
+
+#[inline(always)]
+fn round_row_body(row: &[f32], out: &mut [u32], grid: &mut Grid) {
+    const LANES: usize = 16;
+    let (mut least, mut most, mut poison) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
+    let mut see = |chunk: &[f32; LANES]| {
+        for (lane, &x) in chunk.iter().enumerate() {
+            least[lane] = if x < least[lane] { x } else { least[lane] };
+            most[lane] = if x > most[lane] { x } else { most[lane] };
+            poison[lane] += x * 0.0;
+        }
+    };
+    let (chunks, rest) = row.as_chunks();
+    chunks.iter().for_each(&mut see);
+    see(&filled(rest));
+    let least = least.iter().fold(0.0_f32, |a, &b| a.min(b));
+    let most = most.iter().fold(0.0_f32, |a, &b| a.max(b));
+    let poison: f32 = poison.iter().sum();
+    let scale = (most - least) / 255.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let zero = (-least * inverse).round_ties_even();
+    let (chunks, rest) = row.as_chunks();
+    for (words, chunk) in out.chunks_exact_mut(LANES).zip(chunks) {
+        words.copy_from_slice(&round_chunk(chunk, inverse, zero));
+    }
+    let words = &mut out[chunks.len() * LANES..];
+    words.copy_from_slice(&round_chunk(&filled(rest), inverse, zero)[..words.len()]);
+    *grid = Grid { scale: scale + poison, zero: zero as i32 };
+}
+
+/// Sixty-four numbers as sixteen words of four integers.
+#[inline(always)]
+fn round_chunk(chunk: &[f32; 64], inverse: f32, zero: f32) -> [u32; 16] {
+    /// Added to a small number it leaves its nearest integer in the lowest bits, of two the even one.
+    const ROUND: f32 = 12_582_912.0;
+    let bytes = chunk.map(|x| {
+        let rounded = x.mul_add(inverse, ROUND + zero);
+        let rounded = if rounded > ROUND { rounded } else { ROUND };
+        let rounded = if rounded < ROUND + 255.0 { rounded } else { ROUND + 255.0 };
+        rounded.to_bits() as u8
+    });
+    let mut words = [0; 16];
+    words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, four)| *word = u32::from_le_bytes(*four));
+    words
+}
+
+/// The last numbers of a row and zeros.
+#[inline(always)]
+fn filled<const N: usize>(rest: &[f32]) -> [f32; N] {
+    let mut whole = [0.0; N];
+    whole[..rest.len()].copy_from_slice(rest);
+    whole
+}
+
+/// The tile in plain Rust.
+fn plain(tile: &Tile<'_, u32>, end: &End<'_>, out: &mut [f32], stride: usize) {
+    for (row, grid) in end.grids.iter().enumerate() {
+        let x = &tile.x[row * tile.stride..][..tile.depth];
+        for (column, out) in out[row * stride..][..tile.width].iter_mut().enumerate() {
+            let weights = tile.weights[column..].iter().step_by(PANEL);
+            let start = end.sums[column].wrapping_mul(-grid.zero);
+            let sum = x.iter().zip(weights).fold(start, |sum, (&x, &w)| step(sum, x, w));
+            let bias = end.bias.map_or(0.0, |bias| bias[column]);
+            *out = (sum as f32).mul_add(grid.scale * end.scales[column], bias);
+        }
+    }
+}
+
+/// What `vpdpbusd` does to one sum.
+fn step(sum: i32, x: u32, weight: u32) -> i32 {
+    let products = x.to_le_bytes().into_iter().zip(weight.to_le_bytes());
+    products.fold(sum, |sum, (x, w)| sum.wrapping_add(i32::from(x) * i32::from(w as i8)))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The tile with 512-bit vectors.
+
+    use std::arch::x86_64::*;
+
+    use super::{End, Tile};
+    use crate::kernel::tile::{PANEL, chains, mask, pick};
+
+    /// Runs a tile into `out`, whose rows are `stride` apart, with as many vectors as its width needs.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) fn run(tile: &Tile<'_, u32>, end: &End<'_>, out: &mut [f32], stride: usize) {
+        pick!(tile, kernel(tile, end, out, stride))
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn kernel<const R: usize, const V: usize>(
+        tile: &Tile<'_, u32>,
+        end: &End<'_>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        debug_assert!(out.len() >= (R - 1) * stride + tile.width && tile.width > (V - 1) * 16);
+        debug_assert!(end.grids.len() == R && end.scales.len() == PANEL && end.sums.len() == PANEL);
+        let last = mask(tile.width - (V - 1) * 16);
+        let full = |v: usize| if v + 1 == V { last } else { 0xffff };
+        let mut sums = [[_mm512_setzero_si512(); V]; R];
+        // SAFETY: `fits` and the walk guarantee `R` rows of `depth` words in `x`, `depth` panels of 64 in `weights`, and
+        // `R` rows of `width` numbers in `out`; `width > (V - 1) * 16`, and masked lanes are neither read nor written.
+        // `bias` has `width` numbers, `scales` and `sums` 64, `grids` `R`.
+        unsafe {
+            for (r, row) in sums.iter_mut().enumerate() {
+                let zero = _mm512_set1_epi32(-end.grids[r].zero);
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = _mm512_mullo_epi32(_mm512_loadu_si512(end.sums.as_ptr().add(v * 16).cast()), zero);
+                }
+            }
+            chains!(tile, sums, V, |sum, x, w| _mm512_dpbusd_epi32(sum, x, w));
+            for v in 0..V {
+                let scales = _mm512_loadu_ps(end.scales.as_ptr().add(v * 16));
+                let bias = match end.bias {
+                    Some(bias) => _mm512_maskz_loadu_ps(full(v), bias.as_ptr().add(v * 16)),
+                    None => _mm512_setzero_ps(),
+                };
+                for (r, sums) in sums.iter().enumerate() {
+                    let scale = _mm512_mul_ps(_mm512_set1_ps(end.grids[r].scale), scales);
+                    let value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[v]), scale, bias);
+                    _mm512_mask_storeu_ps(out.as_mut_ptr().add(r * stride + v * 16), full(v), value);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::numbers;
+
+    const SHAPES: [(usize, usize, usize); 8] = [
+        (1, 1, 1),
+        (6, 64, 8),
+        (7, 65, 769),
+        (13, 130, 41),
+        (5, 33, 1602),
+        (2, 48, 17),
+        (515, 3, 5),
+        (3, 70, 63),
+    ];
+
+    fn product(
+        fast: bool,
+        (x, rows): (&[f32], usize),
+        weight: &PackedInt8,
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let mut out = vec![f32::NAN; rows * weight.outputs];
+        let target = Target { out: &mut out, stride: weight.outputs };
+        weight.multiply_at(fast, View { x, stride: weight.k, rows }, bias, target);
+        out
+    }
+
+    /// The integers of rows and their scales, worked out the long way.
+    fn steps(x: &[f32]) -> (Vec<i64>, f64) {
+        let (least, most) = x.iter().fold((0.0_f32, 0.0_f32), |(a, b), &x| (a.min(x), b.max(x)));
+        let scale = (most - least) / 255.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let zero = (-least * inverse).round_ties_even();
+        let steps = x.iter().map(|&x| {
+            let exact = f64::from(x) * f64::from(inverse) + f64::from(zero);
+            (exact.round_ties_even().clamp(0.0, 255.0) - f64::from(zero)) as i64
+        });
+        (steps.collect(), f64::from(scale))
+    }
+
+    fn weight_steps(w: &[f32]) -> (Vec<i64>, f64) {
+        let scale = w.iter().fold(0.0_f32, |a, w| a.max(w.abs())) / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        (w.iter().map(|w| (w * inverse).round_ties_even() as i64).collect(), f64::from(scale))
+    }
+
+    #[test]
+    fn is_a_sum_of_integers_to_the_bit_with_and_without_the_instruction() {
+        for (rows, outputs, k) in SHAPES {
+            let (mut x, w, bias) = (numbers(rows * k, 1), numbers(outputs * k, 2), numbers(outputs, 3));
+            x[..k].fill(0.0); // a row of nothing
+            x[(rows - 1) * k..].iter_mut().for_each(|x| *x = x.abs() + 0.1); // one above zero
+            let weight = PackedInt8::from_rows(&w, outputs, k);
+            let plain = product(false, (&x, rows), &weight, Some(&bias));
+            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
+                let (u, scale) = steps(&x[r * k..(r + 1) * k]);
+                let (w, of_weight) = weight_steps(&w[o * k..(o + 1) * k]);
+                let sum: i64 = u.iter().zip(&w).map(|(u, w)| u * w).sum();
+                let right = (sum as f32).mul_add(scale as f32 * of_weight as f32, bias[o]);
+                assert_eq!(plain[r * outputs + o].to_bits(), right.to_bits(), "{rows}x{outputs}x{k}");
+            }
+            if instructions().int8 {
+                assert_eq!(product(true, (&x, rows), &weight, Some(&bias)), plain, "{rows}x{outputs}x{k}");
+                let (fast, plain) = [true, false].map(|fast| product(fast, (&x, rows), &weight, None)).into();
+                assert_eq!(fast, plain, "{rows}x{outputs}x{k}, no bias");
+            }
+        }
+    }
+
+    /// Each factor is off by half a step at most.
+    #[test]
+    fn is_as_near_to_the_exact_product_as_rounding_allows() {
+        for (rows, outputs, k) in SHAPES {
+            let (x, w) = (numbers(rows * k, 1), numbers(outputs * k, 2));
+            let weight = PackedInt8::from_rows(&w, outputs, k);
+            let found = product(instructions().int8, (&x, rows), &weight, None);
+            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
+                let (x, w) = (&x[r * k..(r + 1) * k], &w[o * k..(o + 1) * k]);
+                let (half, half_weight) = (0.5001 * steps(x).1, 0.5001 * weight_steps(w).1);
+                let pairs = x.iter().zip(w).map(|(&x, &w)| (f64::from(x), f64::from(w)));
+                let exact: f64 = pairs.clone().map(|(x, w)| x * w).sum();
+                let off = |(x, w): (f64, f64)| x.abs() * half_weight + w.abs() * half + half * half_weight;
+                let bound = pairs.map(off).sum::<f64>() + exact.abs() * 1e-6;
+                assert!((f64::from(found[r * outputs + o]) - exact).abs() <= bound, "{rows}x{outputs}x{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_among_others() {
+        for (rows, outputs, k) in SHAPES {
+            let (x, w) = (numbers(rows * k, 4), numbers(outputs * k, 5));
+            let weight = PackedInt8::from_rows(&w, outputs, k);
+            let together = product(instructions().int8, (&x, rows), &weight, None);
+            for r in 0..rows {
+                let alone = product(instructions().int8, (&x[r * k..(r + 1) * k], 1), &weight, None);
+                assert_eq!(alone, together[r * outputs..(r + 1) * outputs]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none_and_the_deepest_sum_fits() {
+        let weight = PackedInt8::from_rows(&[1.0, -1.0, 0.5], 1, 3);
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let found = product(instructions().int8, (&[0.5, wrong, 0.1, 1.0, 0.0, 0.0], 2), &weight, None);
+            assert!(found[0].is_nan() && (found[1] - 1.0).abs() < 1e-6, "{found:?}");
+        }
+        let k = 100_000;
+        let weight = PackedInt8::from_rows(&vec![1.0; k], 1, k);
+        for fast in [false, instructions().int8] {
+            let found = product(fast, (&vec![1.0; k], 1), &weight, None)[0];
+            assert!((found / k as f32 - 1.0).abs() < 1e-5, "{found}");
+        }
+    }
+}
