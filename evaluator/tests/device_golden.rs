@@ -15,6 +15,10 @@ use golden::{Case, close, folder};
 /// Largest difference from our engine in `f32`, relative to the largest logit.
 const FROM_OURS: f32 = 1e-5;
 
+/// Largest difference from transformers' `f32`, relative to the largest logit: some steps of the type, whose half is 2^-9
+/// and 2^-12 of a number, in every product of every layer.
+const HALVES: [(DType, f32); 2] = [(DType::BF16, 0.1), (DType::F16, 0.02)];
+
 fn on_device(backbone: &Backbone, dtype: DType) -> Arc<DeviceBackbone> {
     Arc::new(DeviceBackbone::of(backbone, &Device::Cpu, dtype).unwrap())
 }
@@ -76,20 +80,23 @@ fn check(case: &Case, injection: Injection, read_out: &str) {
 }
 
 /// Populations in half the bits: near, and not the same.
-fn check_half(case: &Case, injection: Injection, read_out: &str, dtype: DType, bound: f32) {
-    let (name, backbone) = (name(injection), on_device(&case.backbone, dtype));
-    let mut engine = engine(case, &backbone, (injection, read_out), 4096);
-    let context = case.prompts(&format!("{name}.prompts"));
-    context.iter().enumerate().for_each(|(layer, prompt)| engine.set_prompt(layer, prompt).unwrap());
-    let candidates = case.prompts(&format!("{name}.candidates"));
-    let mut largest = 0.0_f32;
-    for layer in 0..context.len() {
-        let logits = engine.evaluate(layer, &candidates, 0..case.train().len()).unwrap().concat();
-        largest = largest.max(apart(&logits, &case.flat(&format!("{name}.population.{layer}.{read_out}"))));
+fn check_halves(case: &Case, injection: Injection, read_out: &str) {
+    for (dtype, bound) in HALVES {
+        let (name, backbone) = (name(injection), on_device(&case.backbone, dtype));
+        let mut engine = engine(case, &backbone, (injection, read_out), 4096);
+        let context = case.prompts(&format!("{name}.prompts"));
+        context.iter().enumerate().for_each(|(layer, prompt)| engine.set_prompt(layer, prompt).unwrap());
+        let candidates = case.prompts(&format!("{name}.candidates"));
+        let mut largest = 0.0_f32;
+        for layer in 0..context.len() {
+            let logits = engine.evaluate(layer, &candidates, 0..case.train().len()).unwrap().concat();
+            let golden = case.flat(&format!("{name}.population.{layer}.{read_out}"));
+            largest = largest.max(apart(&logits, &golden));
+        }
+        eprintln!("{dtype:?} {name} {read_out}: {largest:.5} of the largest logit");
+        assert!(largest <= bound, "{dtype:?} {name} {read_out}: {largest} from transformers' f32");
+        assert!(largest > 1e-6, "{dtype:?} computes in f32");
     }
-    eprintln!("{dtype:?} {name} {read_out}: {largest:.5} of the largest logit");
-    assert!(largest <= bound, "{dtype:?} {name} {read_out}: {largest} from transformers' f32");
-    assert!(largest > 1e-6, "{dtype:?} computes in f32");
 }
 
 fn check_tiny(model: &str) {
@@ -99,9 +106,7 @@ fn check_tiny(model: &str) {
         for read_out in &case.golden.read_outs {
             check(&case, injection, read_out);
         }
-        for (dtype, bound) in [(DType::BF16, 0.1), (DType::F16, 0.02)] {
-            check_half(&case, injection, &case.golden.read_outs[0], dtype, bound);
-        }
+        check_halves(&case, injection, &case.golden.read_outs[0]);
     }
 }
 
@@ -185,5 +190,19 @@ fn other_poolings() {
         let (case, _copy) = Case::with_pooling(model, mode);
         check(&case, Injection::Add, read_out);
         check(&case, Injection::Prefix, read_out);
+    }
+}
+
+#[test]
+fn minilm() {
+    let model = golden::minilm();
+    if !model.exists() {
+        eprintln!("skipped: no MiniLM at {} (scripts/fetch-minilm brings it)", model.display());
+        return;
+    }
+    let case = Case::open(&folder("minilm"), &model);
+    for injection in [Injection::Add, Injection::Prefix] {
+        check(&case, injection, "similarity");
+        check_halves(&case, injection, "similarity");
     }
 }

@@ -3,8 +3,6 @@
 
 mod golden;
 
-use std::path::PathBuf;
-
 use evaluator::backbone::Dtype;
 use evaluator::engine::Injection;
 use golden::{Case, TOLERANCE, close, folder};
@@ -153,8 +151,7 @@ fn other_poolings_equal_transformers() {
 
 #[test]
 fn minilm_equals_transformers() {
-    let model = std::env::var_os("ZEROTH_MINILM").map(PathBuf::from);
-    let model = model.unwrap_or_else(|| folder("../../../models/all-MiniLM-L6-v2"));
+    let model = golden::minilm();
     if !model.exists() {
         eprintln!("skipped: no MiniLM at {} (scripts/fetch-minilm brings it)", model.display());
         return;

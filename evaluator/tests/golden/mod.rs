@@ -163,3 +163,9 @@ pub(crate) fn close(ours: &[f32], golden: &[f32], what: &str) {
 pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
 }
+
+/// Where MiniLM lies, if it has been fetched.
+pub(crate) fn minilm() -> PathBuf {
+    let model = std::env::var_os("ZEROTH_MINILM").map(PathBuf::from);
+    model.unwrap_or_else(|| folder("../../../models/all-MiniLM-L6-v2"))
+}
