@@ -70,7 +70,7 @@ impl Packed {
 
     fn reset(&mut self, outputs: usize, k: usize) {
         (self.outputs, self.k) = (outputs, k);
-        self.panels.clear();
+        // what a last panel holds beyond `outputs` is computed with and thrown away: it may be anything
         self.panels.resize(outputs.div_ceil(PANEL) * PANEL * k, 0.0);
     }
 

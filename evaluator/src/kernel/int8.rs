@@ -6,8 +6,8 @@
 
 use std::cell::RefCell;
 
+use super::instructions;
 use super::tile::{PANEL, TILE, Target, Tile, View, columns, fits};
-use super::{at_level, instructions, level};
 
 /// Rows that are rounded at a time: bounds the buffers.
 const ROWS: usize = 512;
@@ -122,9 +122,7 @@ impl PackedInt8 {
                 rounded.words.resize(rounded.words.len().max(rows * words), 0);
                 rounded.grids.clear();
                 for (row, out) in rounded.words.chunks_exact_mut(words).take(rows).enumerate() {
-                    let mut grid = Grid::default();
-                    round_row(&x.x[(first + row) * x.stride..][..self.k], out, &mut grid);
-                    rounded.grids.push(grid);
+                    rounded.grids.push(round_row(fast, &x.x[(first + row) * x.stride..][..self.k], out));
                 }
                 let out = &mut target.out[first * target.stride..];
                 self.run(fast, rounded, bias, &mut Target { out, stride: target.stride });
@@ -176,61 +174,44 @@ struct End<'a> {
 }
 
 /// Rounds a row. One with an infinite number, or none, gets a scale that is no number, so that its outputs are none.
-fn round_row(row: &[f32], out: &mut [u32], grid: &mut Grid) {
-    at_level!(level(), round_row_body[row: &[f32], out: &mut [u32], grid: &mut Grid]);
-}
-
-#[inline(always)]
-fn round_row_body(row: &[f32], out: &mut [u32], grid: &mut Grid) {
-    const LANES: usize = 16;
-    let (mut least, mut most, mut poison) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
-    let mut see = |chunk: &[f32; LANES]| {
-        for (lane, &x) in chunk.iter().enumerate() {
-            least[lane] = if x < least[lane] { x } else { least[lane] };
-            most[lane] = if x > most[lane] { x } else { most[lane] };
-            poison[lane] += x * 0.0;
-        }
+fn round_row(fast: bool, row: &[f32], out: &mut [u32]) -> Grid {
+    let (least, most, poison) = match fast {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `fast` says that the processor has AVX-512.
+        true => unsafe { avx512::range(row) },
+        _ => plain_range(row),
     };
-    let (chunks, rest) = row.as_chunks();
-    chunks.iter().for_each(&mut see);
-    see(&filled(rest));
-    let least = least.iter().fold(0.0_f32, |a, &b| a.min(b));
-    let most = most.iter().fold(0.0_f32, |a, &b| a.max(b));
-    let poison: f32 = poison.iter().sum();
     let scale = (most - least) / 255.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let zero = (-least * inverse).round_ties_even();
-    let (chunks, rest) = row.as_chunks();
-    for (words, chunk) in out.chunks_exact_mut(LANES).zip(chunks) {
-        words.copy_from_slice(&round_chunk(chunk, inverse, zero));
+    match fast {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        true => unsafe { avx512::round(row, out, inverse, zero) },
+        _ => plain_round(row, out, inverse, zero),
     }
-    let words = &mut out[chunks.len() * LANES..];
-    words.copy_from_slice(&round_chunk(&filled(rest), inverse, zero)[..words.len()]);
-    *grid = Grid { scale: scale + poison, zero: zero as i32 };
+    Grid { scale: scale + poison, zero: zero as i32 }
 }
 
-/// Sixty-four numbers as sixteen words of four integers.
-#[inline(always)]
-fn round_chunk(chunk: &[f32; 64], inverse: f32, zero: f32) -> [u32; 16] {
-    /// Added to a small number it leaves its nearest integer in the lowest bits, of two the even one.
-    const ROUND: f32 = 12_582_912.0;
-    let bytes = chunk.map(|x| {
-        let rounded = x.mul_add(inverse, ROUND + zero);
-        let rounded = if rounded > ROUND { rounded } else { ROUND };
-        let rounded = if rounded < ROUND + 255.0 { rounded } else { ROUND + 255.0 };
-        rounded.to_bits() as u8
-    });
-    let mut words = [0; 16];
-    words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, four)| *word = u32::from_le_bytes(*four));
-    words
+/// A row's least and largest number, zero among them, and zero times their sum: no number where one is infinite or none.
+fn plain_range(row: &[f32]) -> (f32, f32, f32) {
+    let see =
+        |(least, most, poison): (f32, f32, f32), &x: &f32| (least.min(x), most.max(x), poison + x * 0.0);
+    row.iter().fold((0.0, 0.0, 0.0), see)
 }
 
-/// The last numbers of a row and zeros.
-#[inline(always)]
-fn filled<const N: usize>(rest: &[f32]) -> [f32; N] {
-    let mut whole = [0.0; N];
-    whole[..rest.len()].copy_from_slice(rest);
-    whole
+/// Added to a small number it leaves its nearest integer in the lowest bits, of two the even one.
+const ROUND: f32 = 12_582_912.0;
+
+/// Each number as `x / scale + zero`, rounded, within 0..=255; four a word, the last word filled up with anything.
+fn plain_round(row: &[f32], out: &mut [u32], inverse: f32, zero: f32) {
+    for (word, numbers) in out.iter_mut().zip(row.chunks(4)) {
+        let mut four = [0; 4];
+        for (byte, x) in four.iter_mut().zip(numbers) {
+            *byte = x.mul_add(inverse, ROUND + zero).clamp(ROUND, ROUND + 255.0).to_bits() as u8;
+        }
+        *word = u32::from_le_bytes(four);
+    }
 }
 
 /// The tile in plain Rust.
@@ -259,8 +240,42 @@ mod avx512 {
 
     use std::arch::x86_64::*;
 
-    use super::{End, Tile};
+    use super::{End, ROUND, Tile};
     use crate::kernel::tile::{PANEL, chains, mask, pick};
+
+    /// As the plain one: no order of taking minima and maxima changes them.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn range(row: &[f32]) -> (f32, f32, f32) {
+        let nothing = _mm512_setzero_ps();
+        let (mut least, mut most, mut poison) = (nothing, nothing, nothing);
+        for numbers in row.chunks(16) {
+            // SAFETY: masked lanes are not read.
+            let x = unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) };
+            // where the first is no number these give the second
+            least = _mm512_min_ps(x, least);
+            most = _mm512_max_ps(x, most);
+            poison = _mm512_fmadd_ps(x, nothing, poison);
+        }
+        (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(most), _mm512_reduce_add_ps(poison))
+    }
+
+    /// As the plain one, sixteen numbers at a time.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn round(row: &[f32], out: &mut [u32], inverse: f32, zero: f32) {
+        let (inverse, bottom) = (_mm512_set1_ps(inverse), _mm512_set1_ps(ROUND + zero));
+        let (least, most) = (_mm512_set1_ps(ROUND), _mm512_set1_ps(ROUND + 255.0));
+        for (numbers, words) in row.chunks(16).zip(out.chunks_mut(4)) {
+            // SAFETY: masked lanes are not read.
+            let x = unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) };
+            // where the first is no number these give the second
+            let rounded = _mm512_max_ps(_mm512_fmadd_ps(x, inverse, bottom), least);
+            let rounded = _mm512_castps_si512(_mm512_min_ps(rounded, most));
+            let mut four = [0; 4];
+            // SAFETY: `four` has the vector's 16 bytes.
+            unsafe { _mm_storeu_si128(four.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded)) };
+            words.copy_from_slice(&four[..words.len()]);
+        }
+    }
 
     /// Runs a tile into `out`, whose rows are `stride` apart, with as many vectors as its width needs.
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -308,119 +323,4 @@ mod avx512 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::numbers;
-
-    const SHAPES: [(usize, usize, usize); 8] = [
-        (1, 1, 1),
-        (6, 64, 8),
-        (7, 65, 769),
-        (13, 130, 41),
-        (5, 33, 1602),
-        (2, 48, 17),
-        (515, 3, 5),
-        (3, 70, 63),
-    ];
-
-    fn product(
-        fast: bool,
-        (x, rows): (&[f32], usize),
-        weight: &PackedInt8,
-        bias: Option<&[f32]>,
-    ) -> Vec<f32> {
-        let mut out = vec![f32::NAN; rows * weight.outputs];
-        let target = Target { out: &mut out, stride: weight.outputs };
-        weight.multiply_at(fast, View { x, stride: weight.k, rows }, bias, target);
-        out
-    }
-
-    /// The integers of rows and their scales, worked out the long way.
-    fn steps(x: &[f32]) -> (Vec<i64>, f64) {
-        let (least, most) = x.iter().fold((0.0_f32, 0.0_f32), |(a, b), &x| (a.min(x), b.max(x)));
-        let scale = (most - least) / 255.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let zero = (-least * inverse).round_ties_even();
-        let steps = x.iter().map(|&x| {
-            let exact = f64::from(x) * f64::from(inverse) + f64::from(zero);
-            (exact.round_ties_even().clamp(0.0, 255.0) - f64::from(zero)) as i64
-        });
-        (steps.collect(), f64::from(scale))
-    }
-
-    fn weight_steps(w: &[f32]) -> (Vec<i64>, f64) {
-        let scale = w.iter().fold(0.0_f32, |a, w| a.max(w.abs())) / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        (w.iter().map(|w| (w * inverse).round_ties_even() as i64).collect(), f64::from(scale))
-    }
-
-    #[test]
-    fn is_a_sum_of_integers_to_the_bit_with_and_without_the_instruction() {
-        for (rows, outputs, k) in SHAPES {
-            let (mut x, w, bias) = (numbers(rows * k, 1), numbers(outputs * k, 2), numbers(outputs, 3));
-            x[..k].fill(0.0); // a row of nothing
-            x[(rows - 1) * k..].iter_mut().for_each(|x| *x = x.abs() + 0.1); // one above zero
-            let weight = PackedInt8::from_rows(&w, outputs, k);
-            let plain = product(false, (&x, rows), &weight, Some(&bias));
-            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
-                let (u, scale) = steps(&x[r * k..(r + 1) * k]);
-                let (w, of_weight) = weight_steps(&w[o * k..(o + 1) * k]);
-                let sum: i64 = u.iter().zip(&w).map(|(u, w)| u * w).sum();
-                let right = (sum as f32).mul_add(scale as f32 * of_weight as f32, bias[o]);
-                assert_eq!(plain[r * outputs + o].to_bits(), right.to_bits(), "{rows}x{outputs}x{k}");
-            }
-            if instructions().int8 {
-                assert_eq!(product(true, (&x, rows), &weight, Some(&bias)), plain, "{rows}x{outputs}x{k}");
-                let (fast, plain) = [true, false].map(|fast| product(fast, (&x, rows), &weight, None)).into();
-                assert_eq!(fast, plain, "{rows}x{outputs}x{k}, no bias");
-            }
-        }
-    }
-
-    /// Each factor is off by half a step at most.
-    #[test]
-    fn is_as_near_to_the_exact_product_as_rounding_allows() {
-        for (rows, outputs, k) in SHAPES {
-            let (x, w) = (numbers(rows * k, 1), numbers(outputs * k, 2));
-            let weight = PackedInt8::from_rows(&w, outputs, k);
-            let found = product(instructions().int8, (&x, rows), &weight, None);
-            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
-                let (x, w) = (&x[r * k..(r + 1) * k], &w[o * k..(o + 1) * k]);
-                let (half, half_weight) = (0.5001 * steps(x).1, 0.5001 * weight_steps(w).1);
-                let pairs = x.iter().zip(w).map(|(&x, &w)| (f64::from(x), f64::from(w)));
-                let exact: f64 = pairs.clone().map(|(x, w)| x * w).sum();
-                let off = |(x, w): (f64, f64)| x.abs() * half_weight + w.abs() * half + half * half_weight;
-                let bound = pairs.map(off).sum::<f64>() + exact.abs() * 1e-6;
-                assert!((f64::from(found[r * outputs + o]) - exact).abs() <= bound, "{rows}x{outputs}x{k}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_has_the_same_bits_alone_and_among_others() {
-        for (rows, outputs, k) in SHAPES {
-            let (x, w) = (numbers(rows * k, 4), numbers(outputs * k, 5));
-            let weight = PackedInt8::from_rows(&w, outputs, k);
-            let together = product(instructions().int8, (&x, rows), &weight, None);
-            for r in 0..rows {
-                let alone = product(instructions().int8, (&x[r * k..(r + 1) * k], 1), &weight, None);
-                assert_eq!(alone, together[r * outputs..(r + 1) * outputs]);
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_number_stays_none_and_the_deepest_sum_fits() {
-        let weight = PackedInt8::from_rows(&[1.0, -1.0, 0.5], 1, 3);
-        for wrong in [f32::NAN, f32::INFINITY] {
-            let found = product(instructions().int8, (&[0.5, wrong, 0.1, 1.0, 0.0, 0.0], 2), &weight, None);
-            assert!(found[0].is_nan() && (found[1] - 1.0).abs() < 1e-6, "{found:?}");
-        }
-        let k = 100_000;
-        let weight = PackedInt8::from_rows(&vec![1.0; k], 1, k);
-        for fast in [false, instructions().int8] {
-            let found = product(fast, (&vec![1.0; k], 1), &weight, None)[0];
-            assert!((found / k as f32 - 1.0).abs() < 1e-5, "{found}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,13 @@
-//! Arithmetic on rows of `f32`: the matrix product, softmax, activations, norms, rotation.
+//! Arithmetic on rows of `f32`: the matrix product (in `f32`, bfloat16 or 8-bit integers), softmax, activations, norms,
+//! rotation.
 //!
 //! One rule holds everywhere: **the bits of a result depend on the numbers that enter it alone**, not on how many rows
 //! are computed together, on a tile's position or on the processor's vector width. Every output of a product is one
 //! chain of fused multiply-adds over `k` in order; every sum runs over sixteen lanes folded in a fixed way; and every
 //! element-wise function is the same scalar program for each element. Fused multiply-add rounds once by definition
-//! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check.
+//! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check. Products in
+//! bfloat16 and 8-bit integers (`bf16`, `int8`) hold to the rule as well: each row is rounded by itself alone, one's chain
+//! is that of its instruction, and the other's sums are exact.
 //!
 //! `unsafe` lives here (and in `models/map.rs`, which maps a file): target features (checked at run time before each use) and vector loads inside slices
 //! whose bounds are checked at the entry of each function.
