@@ -201,3 +201,28 @@ fn an_evaluator_leaves_on_sigterm() {
     stayer.wait().expect(0);
     assert_same(&case, "left");
 }
+
+/// In a narrower type too, where the processor has the instructions: rows are rounded one by one. A finished run's
+/// prompt is scored in the run's type.
+#[test]
+fn a_narrow_run_has_the_same_bits_embedded_and_remote_and_is_scored_as_it_was_tuned() {
+    for dtype in ["bf16", "int8"] {
+        let case = Case::masked(Family::Bert, "add").set("model.dtype", &format!("{dtype:?}"));
+        let embedded = run(&mut case.tune("embedded", &[]));
+        if embedded.err.contains("needs a processor with") {
+            embedded.expect_refusal(&["use model.dtype = \"f32\""]);
+            continue;
+        }
+        let tuned = embedded.expect(0).json();
+        let coordinator = Coordinator::start(&case, "remote", &[]);
+        let url = coordinator.url();
+        let remote = Process::start(evaluator(&case, &url, "narrow").args(["--dtype", dtype]));
+        coordinator.process.wait().expect(0);
+        remote.wait().expect(0);
+        assert_same(&case, "remote");
+        let scored = run(&mut case.zeroth(&["score", "embedded", "--data", "test.jsonl", "--json"]));
+        assert_eq!(scored.expect(0).json()["metric"], tuned["test_after"]);
+        run(&mut case.tune("exact", &["--set", "model.dtype=f32"])).expect(0);
+        assert_ne!(generations(&case.path("exact")), generations(&case.path("remote")), "{dtype} rounds");
+    }
+}

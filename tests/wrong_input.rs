@@ -325,3 +325,15 @@ fn artefacts() {
     let other = run(&mut case.zeroth(&["predict", "run", "--model", "other", "--text", "the movie"]));
     other.expect_refusal(&["model"]);
 }
+
+/// A device that this build, without features, has not; and names that are none.
+#[test]
+fn a_device_that_is_not_there() {
+    let case = bert();
+    refused(&case, &["--set", "model.device=cuda"], &["this build has no CUDA: build with --features cuda"]);
+    refused(&case, &["--set", "model.device=metal"], &["this build has no Metal"]);
+    refused(&case, &["--set", "model.device=gpu"], &["model.device", "none of: cpu, cuda, cuda:N, metal"]);
+    refused(&case, &["--set", "model.dtype=f16"], &["model.dtype = \"f16\""]);
+    let mut alone = tests::evaluator(&case, "http://127.0.0.1:9", "gpu");
+    run(alone.args(["--device", "cuda:1"])).expect_refusal(&["this build has no CUDA"]);
+}

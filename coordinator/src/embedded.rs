@@ -16,7 +16,7 @@ use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::Worker;
 use shared::messages::Hello;
 use shared::model::Located;
-use shared::spec::{BatchTokens, Bytes, Dtype, KeepProjections, Method, ModelSpec, SearchSpec};
+use shared::spec::{BatchTokens, Bytes, Device, Dtype, KeepProjections, Method, ModelSpec, SearchSpec};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
@@ -34,6 +34,8 @@ pub struct Settings<'a> {
     pub revision: Option<&'a str>,
     /// What the blocks' linear layers are computed in.
     pub dtype: Dtype,
+    /// Where it computes.
+    pub device: Device,
     /// Threads; 0 means all cores.
     pub threads: usize,
     /// Rows in flight at most.
@@ -139,8 +141,9 @@ pub async fn attach(
     fleet: &Handle,
     settings: Settings<'_>,
 ) -> Result<JoinHandle<std::io::Result<()>>, Error> {
-    let model = Model::load(settings.model, settings.base, settings.revision, settings.dtype)
-        .map_err(Error::input)?;
+    let model =
+        Model::load_on(settings.device, settings.model, settings.base, settings.revision, settings.dtype)
+            .map_err(Error::input)?;
     let searched = settings.search.map(|spec| {
         let tuned = if spec.method == Method::Bbt { 1 } else { model.backbone.layers() };
         search::memory_bytes(tuned, spec.dim)
@@ -157,7 +160,7 @@ pub async fn attach(
         name: "embedded".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
-        device: "cpu".to_owned(),
+        device: settings.device.to_string(),
         dtype: model.dtype.to_string(),
         max_batch_tokens: resources.max_batch_tokens(),
     };

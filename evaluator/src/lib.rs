@@ -4,7 +4,8 @@
 //! - [`backbone`]: configuration, weights and one transformer block
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
-//! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
+//! - [`device`]: the same forward on tensors of a GPU
+//! - [`model`], [`runner`], [`session`], [`worker`]: a run's orders in, its reports out
 //! - [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
 //! - [`bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
@@ -12,6 +13,7 @@
 
 pub mod backbone;
 pub mod bench;
+pub mod device;
 pub mod dial;
 pub mod engine;
 pub mod facts;
@@ -21,5 +23,6 @@ pub mod model;
 pub mod models;
 pub mod projections;
 pub mod resources;
+pub mod runner;
 pub mod session;
 pub mod worker;

@@ -15,7 +15,7 @@ use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::Worker;
 use proto::client::{Files, Security};
 use shared::messages::Hello;
-use shared::spec::{BatchTokens, Bytes, KeepProjections};
+use shared::spec::{BatchTokens, Bytes, Device, KeepProjections};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -32,9 +32,12 @@ struct Cli {
     /// Revision, when the model comes from the hub.
     #[arg(long, env = "ZEROTH_REVISION")]
     revision: Option<String>,
-    /// What the blocks' linear layers are computed in, f32, bf16 or int8; it must be the run's model.dtype.
+    /// What the blocks' linear layers are computed in, f32, bf16, int8, or on a GPU f16; it must be the run's model.dtype.
     #[arg(long, env = "ZEROTH_DTYPE", value_name = "TYPE", default_value_t)]
     dtype: Dtype,
+    /// Where to compute: cpu, cuda, cuda:N or metal; a GPU needs a build for it.
+    #[arg(long, env = "ZEROTH_DEVICE", default_value_t)]
+    device: Device,
     /// Threads; 0 means all cores.
     #[arg(long, env = "ZEROTH_THREADS", default_value_t = 0)]
     threads: usize,
@@ -99,7 +102,7 @@ fn run(cli: Cli) -> Result<(), Ended> {
         beside: 0,
     };
     let resources = Resources::new(cli.threads, limits).map_err(|error| failed(&error))?;
-    let model = Model::load(&cli.model, Path::new(""), cli.revision.as_deref(), cli.dtype)
+    let model = Model::load_on(cli.device, &cli.model, Path::new(""), cli.revision.as_deref(), cli.dtype)
         .map_err(|error| Ended::Input(error.to_string()))?;
     let hello = hello(&cli, &model, resources.max_batch_tokens());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
@@ -145,7 +148,7 @@ fn hello(cli: &Cli, model: &Model, max_batch_tokens: u32) -> Hello {
         name: cli.name.clone().unwrap_or_else(default_name),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.identity.clone(),
-        device: "cpu".to_owned(),
+        device: cli.device.to_string(),
         dtype: model.dtype.to_string(),
         max_batch_tokens,
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use shared::messages::ModelIdentity;
 use shared::model::{self, FilesError};
+use shared::spec::Device;
 use shared::task::{Example, Template, TemplateError};
 use thiserror::Error;
 
 use crate::backbone::{Backbone, Dtype, ModelError};
+use crate::device::{self, DeviceBackbone, DeviceError};
 use crate::engine::Tokens;
 use crate::models::gguf::Gguf;
 use crate::models::locate::{self, LocateError, Located};
@@ -26,6 +28,9 @@ pub enum LoadError {
     /// Its tokenizer is not usable, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The device it is to run on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// One of its files cannot be hashed.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -53,6 +58,8 @@ pub struct Model {
     pub identity: ModelIdentity,
     /// What the blocks' linear layers are computed in.
     pub dtype: Dtype,
+    /// The weights on a device, where that is not the processor.
+    pub on_device: Option<Arc<DeviceBackbone>>,
 }
 
 impl Model {
@@ -62,6 +69,27 @@ impl Model {
     /// See [`LoadError`].
     pub fn load(name: &str, base: &Path, revision: Option<&str>, dtype: Dtype) -> Result<Self, LoadError> {
         Self::from_located(&locate::locate(name, base, revision)?, dtype)
+    }
+
+    /// As [`Self::load`], and copies the weights to `device` where that is not the processor; those in memory are
+    /// `f32` then.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_on(
+        device: Device,
+        name: &str,
+        base: &Path,
+        revision: Option<&str>,
+        dtype: Dtype,
+    ) -> Result<Self, LoadError> {
+        let Some((opened, narrow)) = device::open(device, dtype)? else {
+            return Self::load(name, base, revision, dtype);
+        };
+        let model = Self::load(name, base, revision, Dtype::F32)?;
+        let backbone = DeviceBackbone::of(&model.backbone, &opened, narrow)
+            .map_err(|error| DeviceError::Upload { device, reason: device::first_line(&error) })?;
+        Ok(Self { dtype, on_device: Some(Arc::new(backbone)), ..model })
     }
 
     /// Loads a model whose files have been found.
@@ -80,7 +108,7 @@ impl Model {
         encoder.check_vocabulary(backbone.vocab())?;
         encoder.check_padding(backbone.padding())?;
         let identity = model::identify(located)?;
-        Ok(Self { backbone: Arc::new(backbone), encoder, identity, dtype })
+        Ok(Self { backbone: Arc::new(backbone), encoder, identity, dtype, on_device: None })
     }
 
     /// Tokenises one example; `prompt` rows are counted against the model's limit.

@@ -14,18 +14,19 @@ use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
 use shared::task::loss::predicted;
 use shared::task::{Example, Loss, Template};
 
-use crate::engine::{self, Around, Engine, Tokens};
+use crate::engine::{self, Around, Tokens};
 use crate::memory::{Footprint, Sizes};
 use crate::model::{EncodeError, Model};
 use crate::projections::{Keep, Projections};
 use crate::resources::Resources;
+use crate::runner::Runner;
 
 /// One run's state.
 pub struct Session {
     model: Arc<Model>,
     settings: Prepare,
     template: Template,
-    engine: Engine,
+    engine: Runner,
     dev: Vec<Tokens>,
     /// `p0` of each layer, `[L][tokens * hidden]`.
     initial: Vec<Vec<f32>>,
@@ -63,8 +64,8 @@ impl Session {
             Injection::Add => engine::Injection::Add,
             Injection::Prefix => engine::Injection::Prefix,
         };
-        let mut engine = Engine::new(
-            Arc::clone(&model.backbone),
+        let mut engine = Runner::new(
+            model,
             engine::Settings {
                 injection,
                 prompt_tokens: tokens,
@@ -78,25 +79,29 @@ impl Session {
         )
         .map_err(input)?;
         let sizes = Sizes {
-            examples: engine.train().len(),
-            train_rows: engine.train_rows(),
-            longest: engine.longest(),
+            examples: engine.host().train().len(),
+            train_rows: engine.host().train_rows(),
+            longest: engine.host().longest(),
             prompt_tokens: tokens,
             dim: settings.dim as usize,
             threads: resources.pool.current_num_threads(),
         };
         let footprint = Footprint::new(model, sizes);
-        let kept = resources.settle(&footprint, &mut engine)?;
-        let initial = engine.initial_prompts();
+        let kept = resources.settle(&footprint, engine.host_mut())?;
+        let initial = engine.host().initial_prompts();
         let layers = model.backbone.layers();
         let ready = Ready {
             run: settings.run,
-            layer_stds: if settings.train.is_empty() { Vec::new() } else { engine.layer_stds() },
+            layer_stds: if settings.train.is_empty() {
+                Vec::new()
+            } else {
+                engine.layer_stds().map_err(failed)?
+            },
             initial: sent_initial(&initial),
             initial_ids: initial_ids.unwrap_or_default(),
             label_ids,
-            train_tokens: engine.train_rows() as u64,
-            flops: (0..layers).map(|layer| engine.flops(layer)).collect(),
+            train_tokens: engine.host().train_rows() as u64,
+            flops: (0..layers).map(|layer| engine.host().flops(layer)).collect(),
             memory_bytes: footprint.beside_weights(kept.max_batch_tokens, kept.keep),
         };
         let prompts = initial.clone();
@@ -192,7 +197,7 @@ impl Session {
         let (tokens, labels) = match examples {
             ExampleSet::Train(range) => {
                 let range = index_range(range);
-                let tokens = self.engine.train().get(range.clone());
+                let tokens = self.engine.host().train().get(range.clone());
                 (tokens.ok_or_else(out_of_range)?.to_vec(), labels(self.settings.train.get(range))?)
             }
             ExampleSet::Dev(range) => {

@@ -14,6 +14,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use shared::spec::Device;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +56,9 @@ pub(crate) struct ModelArgs {
     /// Folder, GGUF file or hub id of the model, instead of the one named in the run file or artefact.
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
+    /// Where to compute: cpu, cuda, cuda:N or metal; what the run file says by default, or cpu.
+    #[arg(long)]
+    device: Option<Device>,
     /// Threads; 0 means all cores.
     #[arg(long, default_value_t = 0)]
     threads: usize,

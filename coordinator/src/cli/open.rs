@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use shared::artefact::Artefact;
 use shared::ids::{ContextVersion, RunId};
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prepare, Prompted, Start};
-use shared::spec::{BatchTokens, Bytes, Dtype, RunFile};
+use shared::spec::{BatchTokens, Bytes, Device, Dtype, RunFile};
 use shared::task::{Example, Metric};
 
 use super::{ModelArgs, SourceArgs};
@@ -34,6 +34,7 @@ struct Plan {
     start: Option<Start>,
     expected: Option<ModelIdentity>,
     dtype: Dtype,
+    device: Device,
     model: String,
     revision: Option<String>,
     max_batch_tokens: BatchTokens,
@@ -44,11 +45,15 @@ struct Plan {
 
 /// Loads the model and makes the prompt ready.
 pub(super) async fn open(source: &SourceArgs, model: &ModelArgs) -> Result<Opened, Error> {
-    let plan = if source.source.extension().is_some_and(|extension| extension == "toml") {
+    let mut plan = if source.source.extension().is_some_and(|extension| extension == "toml") {
         manual(source)?
     } else {
         tuned(&source.source)?
     };
+    plan.device = model.device.unwrap_or(plan.device);
+    if (plan.device, plan.dtype) == (Device::Cpu, Dtype::F16) {
+        plan.dtype = Dtype::F32; // a prompt tuned on a GPU serves where there is none
+    }
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let words = plan.prepare.words.clone();
     attach(&fleet, &plan, model).await?;
@@ -78,6 +83,7 @@ fn manual(source: &SourceArgs) -> Result<Plan, Error> {
         start: None,
         expected: None,
         dtype: inputs.spec.model.dtype,
+        device: inputs.spec.model.device,
         model: inputs.spec.model.path.clone(),
         revision: inputs.spec.model.revision.clone(),
         max_batch_tokens: inputs.spec.run.max_batch_tokens,
@@ -98,6 +104,7 @@ fn tuned(path: &Path) -> Result<Plan, Error> {
         start: Some(start),
         expected: Some(metadata.model.identity.clone()),
         dtype: metadata.model.dtype,
+        device: Device::Cpu,
         model: metadata.model.path.clone(),
         revision: metadata.model.identity.revision.clone(),
         max_batch_tokens: BatchTokens::default(),
@@ -114,6 +121,7 @@ async fn attach(fleet: &Handle, plan: &Plan, args: &ModelArgs) -> Result<(), Err
         base: Path::new(""),
         revision: plan.revision.as_deref(),
         dtype: plan.dtype,
+        device: plan.device,
         threads: args.threads,
         max_batch_tokens: plan.max_batch_tokens,
         memory: plan.memory,

@@ -153,6 +153,7 @@ async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io:
         base: std::path::Path::new(""),
         revision: spec.model.revision.as_deref(),
         dtype: spec.model.dtype,
+        device: spec.model.device,
         threads: spec.run.threads,
         max_batch_tokens: spec.run.max_batch_tokens,
         memory: spec.run.memory,

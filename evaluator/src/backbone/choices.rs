@@ -177,7 +177,7 @@ impl Sight {
     }
 
     /// The keys, of `count` in the order of their positions, that a query at `position` sees.
-    pub(super) fn range(self, position: usize, count: usize) -> Range<usize> {
+    pub(crate) fn range(self, position: usize, count: usize) -> Range<usize> {
         let end = (position + 1).min(count);
         match self {
             Self::All => 0..count,
@@ -237,6 +237,11 @@ impl Relative {
     /// The table, which layers share.
     pub(super) fn table(&self) -> &Arc<Vec<f32>> {
         &self.table
+    }
+
+    /// The bias of each head at each distance: the reach, and `[heads, 2 * reach + 1]`.
+    pub(crate) fn biases(&self) -> (usize, &[f32]) {
+        (self.reach, &self.table)
     }
 
     /// `scores = scores * scale + bias` for the keys from position `first` on.

@@ -38,7 +38,7 @@ impl Disentangled {
     }
 
     /// The rows of distances, which layers share, and the projected tables.
-    pub(super) fn tables(&self) -> (&Arc<Vec<usize>>, &[f32], &[f32]) {
+    pub(crate) fn tables(&self) -> (&Arc<Vec<usize>>, &[f32], &[f32]) {
         (&self.rows, &self.keys, &self.queries)
     }
 

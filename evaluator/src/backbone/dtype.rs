@@ -16,6 +16,7 @@ pub(super) fn runs_here(dtype: Dtype) -> Result<(), ModelError> {
 fn runs_on(processor: &Instructions, dtype: Dtype) -> Result<(), ModelError> {
     let (has, lacks) = match dtype {
         Dtype::F32 => (true, ""), // any processor does
+        Dtype::F16 => (false, "products of 16-bit floats"),
         Dtype::Bf16 => (processor.bf16, "AVX512-BF16 (avx512_bf16)"),
         Dtype::Int8 => (processor.int8, "AVX512-VNNI (avx512_vnni)"),
     };

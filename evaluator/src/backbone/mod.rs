@@ -39,13 +39,17 @@ use crate::models::locate::Located;
 use crate::models::weights::{WeightError, Weights};
 
 pub(crate) use block::{Block, Hidden, Input, PromptRows, Scratch, Wanted};
-pub(crate) use choices::{Activation, Linear, Norm, Place};
-pub(crate) use cross::Encoded;
+pub(crate) use choices::{
+    Activation, FeedForward, Heads, Linear, Norm, NormKind, Norms, Place, Relative, Sight,
+};
+pub(crate) use cross::{Cross, Encoded};
 pub(crate) use decoder::{Decoder, Given};
+pub(crate) use disentangled::Disentangled;
 pub use dtype::Dtype;
 use dtype::runs_here;
 pub(crate) use known::{Known, Parts, Projected};
 pub use pooling::Pooling;
+pub(crate) use rotary::Rotary;
 pub(crate) use weight::Table;
 
 /// Why a model's files cannot be used.

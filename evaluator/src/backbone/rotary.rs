@@ -35,6 +35,28 @@ impl Rotary {
         Self { angles: Arc::new(Angles { frequencies, parts }) }
     }
 
+    /// Whether both are the same tables.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.angles, &other.angles)
+    }
+
+    /// Pairs of a head that are turned.
+    pub(crate) fn pairs(&self) -> usize {
+        self.angles.frequencies.len()
+    }
+
+    /// Cosines and sines of the first `positions` positions, `[positions, pairs]` each.
+    pub(crate) fn table(&self, positions: usize) -> (Vec<f32>, Vec<f32>) {
+        let Angles { frequencies, parts } = &*self.angles;
+        let made = |part| Part::new(frequencies, part * TOGETHER);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for Part { cos: c, sin: s } in (0..parts.len().min(positions.div_ceil(TOGETHER))).map(made) {
+            cos.extend(c);
+            sin.extend(s);
+        }
+        (cos, sin)
+    }
+
     /// Turns the heads (`width` numbers each) of a row at `position`.
     pub(super) fn turn(&self, row: &mut [f32], width: usize, position: usize) {
         let Angles { frequencies, parts } = &*self.angles;

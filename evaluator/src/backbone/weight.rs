@@ -35,7 +35,8 @@ impl Weight {
     /// Packs the rows of a linear layer as checkpoints store it, `[outputs, inputs]`.
     pub(crate) fn pack(rows: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> Self {
         match dtype {
-            Dtype::F32 => Self::Packed(Packed::from_rows(rows, outputs, inputs)),
+            // f16 comes to no processor
+            Dtype::F32 | Dtype::F16 => Self::Packed(Packed::from_rows(rows, outputs, inputs)),
             Dtype::Bf16 => Self::Bf16(PackedBf16::from_rows(rows, outputs, inputs)),
             Dtype::Int8 => Self::Int8(PackedInt8::from_rows(rows, outputs, inputs)),
         }
@@ -68,6 +69,19 @@ impl Weight {
             Self::Bf16(packed) => packed.depth(),
             Self::Int8(packed) => packed.depth(),
             Self::Stored(stored) => stored.width(),
+        }
+    }
+
+    /// All values, row-major `[outputs, depth]`; `None` of what was rounded.
+    pub(crate) fn rows(&self) -> Option<Vec<f32>> {
+        match self {
+            Self::Packed(packed) => Some(packed.rows()),
+            Self::Bf16(_) | Self::Int8(_) => None,
+            Self::Stored(stored) => {
+                let mut rows = Vec::with_capacity(stored.rows() * stored.width());
+                stored.read(0..stored.rows(), &mut rows);
+                Some(rows)
+            }
         }
     }
 

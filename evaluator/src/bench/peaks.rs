@@ -46,7 +46,8 @@ impl Peaks {
 /// What a product of this type is made of.
 fn instruction(dtype: Dtype) -> Instruction {
     match dtype {
-        Dtype::F32 => Instruction::F32,
+        // no processor's engine is built in f16: the loader has refused it
+        Dtype::F32 | Dtype::F16 => Instruction::F32,
         Dtype::Bf16 => Instruction::Bf16,
         Dtype::Int8 => Instruction::Int8,
     }

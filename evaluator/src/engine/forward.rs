@@ -89,11 +89,7 @@ impl<'a> From<'a> {
             spans: &batch.spans,
             place: batch.place,
             picks: &batch.picks,
-            given: batch.given.as_deref().map(|given| Rows {
-                text: &given.text,
-                spans: &given.spans,
-                picks: &given.picks,
-            }),
+            given: batch.all_given(),
         }
     }
 }

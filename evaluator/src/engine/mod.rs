@@ -10,10 +10,10 @@ mod bytes;
 mod context;
 mod flops;
 mod forward;
-mod pack;
-mod read_out;
+pub(crate) mod pack;
+pub(crate) mod read_out;
 mod settings;
-mod statistics;
+pub(crate) mod statistics;
 mod timing;
 
 use std::ops::Range;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::backbone::{Backbone, Known, Parts, Projected, Wanted};
+use crate::backbone::{Backbone, Known, Parts, Place, Projected, Wanted};
 use context::Cache;
 use forward::{Deep, From, Pass, Pool};
 use pack::{Batch, Slots};
@@ -50,12 +50,12 @@ pub struct States {
 
 /// The engine of one run: packed training examples, the context's prompts and the cached hidden states.
 pub struct Engine {
-    backbone: Arc<Backbone>,
-    settings: Settings,
-    head: Head,
+    pub(crate) backbone: Arc<Backbone>,
+    pub(crate) settings: Settings,
+    pub(crate) head: Head,
     slots: Slots,
-    tokens: Vec<Tokens>,
-    batch: Batch,
+    pub(crate) tokens: Vec<Tokens>,
+    pub(crate) batch: Batch,
     /// The context's prompts: `[L][n * hidden]` (add) or their keys and values, `[L][n * 2 * keys * width]` (prefix).
     deep: Vec<Vec<f32>>,
     cache: Cache,
@@ -176,10 +176,7 @@ impl Engine {
         prompts: &[Vec<f32>],
         examples: Range<usize>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        prompts.iter().try_for_each(|prompt| self.check_prompt(layer, prompt))?;
-        if examples.start > examples.end || examples.end > self.tokens.len() {
-            return Err(EngineError::Shape(format!("examples {examples:?} of {}", self.tokens.len())));
-        }
+        self.check_population(layer, prompts, &examples)?;
         let pool = Arc::clone(&self.settings.pool);
         Ok(pool.install(|| {
             let mut cache = std::mem::take(&mut self.cache);
@@ -244,11 +241,8 @@ impl Engine {
         examples: &[Tokens],
         work: impl FnOnce(Deep<'_>, &Slots) -> T,
     ) -> Result<T, EngineError> {
-        let none = Slots::default();
-        let slots = prompts.map_or(&none, |_| &self.slots);
-        check(&self.backbone, examples, slots.ids.len(), self.settings.around.before)?;
         let prompts = prompts.unwrap_or_default();
-        prompts.iter().enumerate().try_for_each(|(layer, prompt)| self.check_prompt(layer, prompt))?;
+        let slots = &self.check_deep(prompts, examples)?;
         let formed: Vec<Vec<f32>> =
             prompts.iter().enumerate().map(|(l, prompt)| self.form(l, prompt)).collect();
         let deep = match (prompts.len(), self.settings.injection) {
@@ -349,7 +343,29 @@ impl Engine {
         task_rows(self.settings.max_batch_tokens, self.settings.pool.current_num_threads())
     }
 
-    fn check_prompt(&self, layer: usize, prompt: &[f32]) -> Result<(), EngineError> {
+    /// Whether examples fit the model and a deep prompt this engine; the prompt's slots, none where there is no prompt.
+    pub(crate) fn check_deep(&self, prompts: &[Vec<f32>], examples: &[Tokens]) -> Result<Slots, EngineError> {
+        let slots = if prompts.is_empty() { Slots::default() } else { self.slots.clone() };
+        check(&self.backbone, examples, slots.ids.len(), self.settings.around.before)?;
+        prompts.iter().enumerate().try_for_each(|(layer, prompt)| self.check_prompt(layer, prompt))?;
+        Ok(slots)
+    }
+
+    /// Whether a population fits this engine.
+    pub(crate) fn check_population(
+        &self,
+        layer: usize,
+        prompts: &[Vec<f32>],
+        examples: &Range<usize>,
+    ) -> Result<(), EngineError> {
+        prompts.iter().try_for_each(|prompt| self.check_prompt(layer, prompt))?;
+        if examples.start > examples.end || examples.end > self.tokens.len() {
+            return Err(EngineError::Shape(format!("examples {examples:?} of {}", self.tokens.len())));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_prompt(&self, layer: usize, prompt: &[f32]) -> Result<(), EngineError> {
         let expected = self.settings.prompt_tokens * self.backbone.hidden();
         if layer < self.backbone.layers() && prompt.len() == expected {
             return Ok(());
@@ -389,11 +405,5 @@ pub fn embed(backbone: &Backbone, examples: &[Tokens]) -> Result<Vec<Vec<f32>>, 
 
 /// Consecutive examples in groups of at most `limit` rows.
 fn group_tokens(examples: &[Tokens], extra: usize, limit: usize) -> Vec<Range<usize>> {
-    let mut spans = Vec::with_capacity(examples.len());
-    let mut start = 0;
-    for tokens in examples {
-        spans.push(start..start + tokens.ids.len());
-        start += tokens.ids.len();
-    }
-    Batch { spans, ..Batch::default() }.groups(0..examples.len(), extra, limit)
+    Batch::of_lengths(examples, Place::default()).groups(0..examples.len(), extra, limit)
 }

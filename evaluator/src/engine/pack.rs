@@ -16,49 +16,49 @@ pub struct Tokens {
 
 /// The prompt's place in every example, and what stands there before anything is added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// Text rows before the prompt: 1 where the tokenizer puts a special token first, else 0.
-    pub(super) lead: usize,
+    pub(crate) lead: usize,
     /// Token ids before anything is added; `None` is a zero word.
-    pub(super) ids: Vec<Option<u32>>,
+    pub(crate) ids: Vec<Option<u32>>,
     /// Whether these rows have outputs, which a decoder sees: in `add`.
-    pub(super) outputs: bool,
+    pub(crate) outputs: bool,
 }
 
 impl Slots {
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place { lead: self.lead, rows: self.ids.len() }
     }
 }
 
 /// Packed examples.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Each example's text rows.
-    pub(super) spans: Vec<Range<usize>>,
+    pub(crate) spans: Vec<Range<usize>>,
     /// Each example's read-out row, from its span's start.
-    pub(super) picks: Vec<usize>,
+    pub(crate) picks: Vec<usize>,
     /// Embedded text rows, `[rows, hidden]`.
-    pub(super) text: Vec<f32>,
+    pub(crate) text: Vec<f32>,
     /// Embedded prompt rows of one example, `[n, hidden]`: the same for all.
-    pub(super) prompt: Vec<f32>,
-    pub(super) place: Place,
+    pub(crate) prompt: Vec<f32>,
+    pub(crate) place: Place,
     /// What a decoder is given, in the same order.
-    pub(super) given: Option<Box<Batch>>,
+    pub(crate) given: Option<Box<Batch>>,
 }
 
 /// A few consecutive examples of a batch.
-pub(super) struct Group {
-    pub(super) examples: Range<usize>,
+pub(crate) struct Group {
+    pub(crate) examples: Range<usize>,
     /// Their rows, from the first one's.
-    pub(super) spans: Vec<Range<usize>>,
+    pub(crate) spans: Vec<Range<usize>>,
     /// Their decoder's rows likewise.
     given: Vec<Range<usize>>,
 }
 
 impl Batch {
     /// Embeds `examples` with the prompt's slots at their place.
-    pub(super) fn embed(backbone: &Backbone, head: &Head, examples: &[Tokens], slots: &Slots) -> Self {
+    pub(crate) fn embed(backbone: &Backbone, head: &Head, examples: &[Tokens], slots: &Slots) -> Self {
         let place = slots.place();
         let mut batch = Self { place, ..Self::default() };
         for example in examples {
@@ -94,18 +94,43 @@ impl Batch {
         batch
     }
 
+    /// The lengths of `examples` alone: what a cut needs.
+    pub(crate) fn of_lengths(examples: &[Tokens], place: Place) -> Self {
+        let mut spans = Vec::with_capacity(examples.len());
+        let mut start = 0;
+        for tokens in examples {
+            spans.push(start..start + tokens.ids.len());
+            start += tokens.ids.len();
+        }
+        Self { spans, place, ..Self::default() }
+    }
+
     /// [`Self::groups`] with their spans.
-    pub(super) fn cut(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Group> {
+    pub(crate) fn cut(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Group> {
+        self.grouped(self.groups(range, extra, limit))
+    }
+
+    /// Groups with their spans.
+    pub(crate) fn grouped(&self, groups: Vec<Range<usize>>) -> Vec<Group> {
         let group = |examples: Range<usize>| Group {
             spans: self.group_spans(&examples),
             given: self.given.as_ref().map(|given| given.group_spans(&examples)).unwrap_or_default(),
             examples,
         };
-        self.groups(range, extra, limit).into_iter().map(group).collect()
+        groups.into_iter().map(group).collect()
+    }
+
+    /// What a decoder is given for all examples.
+    pub(crate) fn all_given(&self) -> Option<Rows<'_>> {
+        self.given.as_deref().map(|given| Rows {
+            text: &given.text,
+            spans: &given.spans,
+            picks: &given.picks,
+        })
     }
 
     /// What a decoder is given for a group.
-    pub(super) fn group_given<'a>(&'a self, group: &'a Group, hidden: usize) -> Option<Rows<'a>> {
+    pub(crate) fn group_given<'a>(&'a self, group: &'a Group, hidden: usize) -> Option<Rows<'a>> {
         let given = self.given.as_deref()?;
         let rows = given.group_rows(&group.examples);
         Some(Rows {
@@ -116,13 +141,13 @@ impl Batch {
     }
 
     /// Text rows of all examples.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.spans.last().map_or(0, |span| span.end)
     }
 
     /// Consecutive examples of `range` in groups of at most `limit` rows (one example at least); `extra` rows are
     /// counted for each example beside its text.
-    pub(super) fn groups(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Range<usize>> {
+    pub(crate) fn groups(&self, range: Range<usize>, extra: usize, limit: usize) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut rows = 0;
         for example in range {
@@ -140,12 +165,12 @@ impl Batch {
     }
 
     /// Rows of a group of examples, in `text`.
-    pub(super) fn group_rows(&self, group: &Range<usize>) -> Range<usize> {
+    pub(crate) fn group_rows(&self, group: &Range<usize>) -> Range<usize> {
         self.spans[group.start].start..self.spans[group.end - 1].end
     }
 
     /// A group's spans, counted from its own first row.
-    pub(super) fn group_spans(&self, group: &Range<usize>) -> Vec<Range<usize>> {
+    pub(crate) fn group_spans(&self, group: &Range<usize>) -> Vec<Range<usize>> {
         let first = self.spans[group.start].start;
         self.spans[group.clone()].iter().map(|span| span.start - first..span.end - first).collect()
     }

@@ -49,7 +49,7 @@ impl ReadOut {
 
 /// Which of the last layer's rows a read-out reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reads {
+pub(crate) enum Reads {
     /// One text row an example.
     One,
     /// The text rows.
@@ -59,7 +59,7 @@ pub(super) enum Reads {
 }
 
 /// A read-out with its weights ready.
-pub(super) enum Head {
+pub(crate) enum Head {
     /// Logits of label words at one row; a decoder's, where there is a mask to give it.
     Words { head: Box<LmHead>, labels: Linear, mask: Option<u32> },
     /// Cosines with the classes' embeddings.
@@ -99,7 +99,7 @@ impl Head {
     }
 
     /// Which of the last layer's rows are read.
-    pub(super) fn reads(&self) -> Reads {
+    pub(crate) fn reads(&self) -> Reads {
         match self {
             Self::Words { mask: Some(_), .. } => Reads::All,
             Self::Similarity { pooling: Pooling::Mean, .. } => Reads::Text,
@@ -126,34 +126,44 @@ impl Head {
     /// Logits `[examples, classes]` from the last hidden states, final norm included: one row an example, or all text
     /// rows with their `spans`.
     pub(super) fn logits(&self, backbone: &Backbone, last: &[f32], spans: &[Range<usize>]) -> Vec<f32> {
-        let (hidden, examples) = (backbone.hidden(), spans.len());
-        let mut logits = Vec::new();
+        let hidden = backbone.hidden();
+        match self {
+            Self::Words { head, .. } => match &head.transform {
+                Some(transform) => {
+                    let mut transformed = Vec::new();
+                    transform.dense.forward(last, spans.len(), &mut transformed);
+                    transform.activation.apply(&mut transformed);
+                    transform.norm.apply(&mut transformed);
+                    self.classify(&transformed, hidden)
+                }
+                None => self.classify(last, hidden),
+            },
+            Self::Similarity { .. } if self.reads() == Reads::One => self.classify(last, hidden),
+            Self::Similarity { .. } => {
+                let mean =
+                    |span: &Range<usize>| mean_row(&last[span.start * hidden..span.end * hidden], hidden);
+                self.classify(&spans.iter().flat_map(mean).collect::<Vec<f32>>(), hidden)
+            }
+        }
+    }
+
+    /// Whether rows are transformed before [`Self::classify`].
+    pub(crate) fn transforms(&self) -> bool {
+        matches!(self, Self::Words { head, .. } if head.transform.is_some())
+    }
+
+    /// Logits `[examples, classes]` from one row an example, `[examples, hidden]`, transformed where the head does so.
+    pub(crate) fn classify(&self, rows: &[f32], hidden: usize) -> Vec<f32> {
+        let (examples, mut logits) = (rows.len() / hidden, Vec::new());
         match self {
             Self::Words { head, labels, .. } => {
-                let mut transformed = Vec::new();
-                let rows = match &head.transform {
-                    Some(transform) => {
-                        transform.dense.forward(last, examples, &mut transformed);
-                        transform.activation.apply(&mut transformed);
-                        transform.norm.apply(&mut transformed);
-                        &transformed
-                    }
-                    None => last,
-                };
                 labels.forward(rows, examples, &mut logits);
                 if let Some(cap) = head.cap {
                     soft_cap(&mut logits, 1.0, cap);
                 }
             }
             Self::Similarity { temperature, classes, .. } => {
-                let row = |i: usize| last[i * hidden..(i + 1) * hidden].to_vec();
-                let pooled: Vec<f32> = if self.reads() == Reads::One {
-                    (0..examples).flat_map(|example| unit(&row(example))).collect()
-                } else {
-                    let mean =
-                        |span: &Range<usize>| mean_row(&last[span.start * hidden..span.end * hidden], hidden);
-                    spans.iter().flat_map(|span| unit(&mean(span))).collect()
-                };
+                let pooled: Vec<f32> = rows.chunks_exact(hidden).flat_map(unit).collect();
                 logits.resize(examples * classes.outputs(), 0.0);
                 gemm(&pooled, hidden, examples, classes, None, &mut logits, classes.outputs());
                 logits.iter_mut().for_each(|cosine| *cosine /= temperature);

@@ -100,6 +100,9 @@ pub enum EngineError {
         /// Its index.
         example: usize,
     },
+    /// The device's arithmetic, most often its memory.
+    #[error("the device: {0}")]
+    Device(#[from] candle_core::Error),
     /// A layer, prompt or range that does not fit this engine.
     #[error("{0}")]
     Shape(String),

@@ -44,7 +44,7 @@ fn alone(backbone: &Backbone, ids: &[u32], mut seen: impl FnMut(&[f32])) -> Vec<
 }
 
 /// Standard deviation of a table's values (of the population, not the sample) in f64, in order.
-pub(super) fn table_std(table: &Table) -> f32 {
+pub(crate) fn table_std(table: &Table) -> f32 {
     let (mut count, mut sum, mut square) = (0.0, 0.0, 0.0);
     table.all(|values| values.iter().for_each(|&x| (count, sum) = (count + 1.0, sum + f64::from(x))));
     let mean = sum / f64::max(count, 1.0);
@@ -53,7 +53,7 @@ pub(super) fn table_std(table: &Table) -> f32 {
 }
 
 /// Standard deviation after five rounds of clamping to the mean ± 3 standard deviations (spec 3.2).
-pub(super) fn clipped_std(text: &[f32], prompt: &[f32]) -> f32 {
+pub(crate) fn clipped_std(text: &[f32], prompt: &[f32]) -> f32 {
     let values = || text.iter().chain(prompt).map(|&x| f64::from(x));
     let (mut mean, mut std) = moments(values());
     let (mut low, mut high) = (f64::NEG_INFINITY, f64::INFINITY);

@@ -84,7 +84,7 @@ impl PackedBf16 {
     }
 
     /// With the instruction, or in plain Rust.
-    fn multiply_at(&self, fast: bool, x: View<'_, f32>, bias: Option<&[f32]>, mut target: Target<'_>) {
+    fn multiply_at(&self, fast: bool, x: View<'_, f32>, bias: Option<&[f32]>, target: Target<'_>) {
         if !fits(&x, (self.outputs, self.k), bias, &target) {
             return;
         }
@@ -170,3 +170,116 @@ float_tile!(avx512, u32, "avx512f,avx512bf16", |sum, x, w| {
     let (x, w) = (std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(w));
     _mm512_dpbf16_ps(sum, x, w)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::numbers;
+
+    const SHAPES: [(usize, usize, usize); 8] = [
+        (1, 1, 1),
+        (6, 64, 8),
+        (7, 65, 769),
+        (13, 130, 41),
+        (5, 33, 1600),
+        (2, 48, 17),
+        (515, 3, 5),
+        (4, 20, 1537),
+    ];
+
+    fn product(
+        fast: bool,
+        (x, rows): (&[f32], usize),
+        weight: &PackedBf16,
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let mut out = vec![f32::NAN; rows * weight.outputs];
+        let target = Target { out: &mut out, stride: weight.outputs };
+        weight.multiply_at(fast, View { x, stride: weight.k, rows }, bias, target);
+        out
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }.to_bits()).collect()
+    }
+
+    /// Numbers of every size, subnormal ones, infinities and zeros among them.
+    fn wild(count: usize, seed: u64) -> Vec<f32> {
+        let exponent = |x: f32| (x * 1e6) as i32 % 160;
+        let wild = |(i, (&x, y)): (usize, (&f32, f32))| match i % 97 {
+            13 => f32::from_bits(x.to_bits() & 0x807f_ffff), // subnormal
+            57 => 0.0_f32.copysign(x),
+            _ => x * 2.0_f32.powi(exponent(y)),
+        };
+        numbers(count, seed).iter().zip(numbers(count, seed + 1)).enumerate().map(wild).collect()
+    }
+
+    #[test]
+    fn the_instruction_and_plain_rust_agree_to_the_bit() {
+        if !instructions().bf16 {
+            eprintln!("skipped: no AVX512-BF16");
+            return;
+        }
+        for (rows, outputs, k) in SHAPES {
+            for make in [numbers, wild] {
+                let (x, w, bias) = (make(rows * k, 1), make(outputs * k, 3), make(outputs, 5));
+                let weight = PackedBf16::from_rows(&w, outputs, k);
+                for bias in [None, Some(bias.as_slice())] {
+                    let fast = product(true, (&x, rows), &weight, bias);
+                    let plain = product(false, (&x, rows), &weight, bias);
+                    assert_eq!(bits(&fast), bits(&plain), "{rows}x{outputs}x{k}");
+                }
+            }
+        }
+        let x = [1.0, f32::INFINITY, 2.0, f32::NAN, -1.0, 3.0];
+        let weight = PackedBf16::from_rows(&[0.5, 0.25], 1, 2);
+        assert_eq!(bits(&product(true, (&x, 3), &weight, None)), bits(&[f32::INFINITY, f32::NAN, 0.25]));
+    }
+
+    /// Rounding either factor changes a product by 2^-8 of itself at most, and each of `k` sums adds 2^-24 of what was
+    /// summed so far.
+    #[test]
+    fn is_as_near_to_the_exact_product_as_rounding_allows() {
+        for (rows, outputs, k) in SHAPES {
+            let (x, w, bias) = (numbers(rows * k, 1), numbers(outputs * k, 2), numbers(outputs, 3));
+            let weight = PackedBf16::from_rows(&w, outputs, k);
+            let found = product(instructions().bf16, (&x, rows), &weight, Some(&bias));
+            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
+                let products = (0..k).map(|d| f64::from(x[r * k + d]) * f64::from(w[o * k + d]));
+                let exact: f64 = products.clone().sum::<f64>() + f64::from(bias[o]);
+                let size: f64 = products.map(f64::abs).sum::<f64>() + f64::from(bias[o]).abs();
+                let bound =
+                    size * (2.0 * 2.0_f64.powi(-9) + 2.0_f64.powi(-18) + k as f64 * 2.0_f64.powi(-24));
+                assert!((f64::from(found[r * outputs + o]) - exact).abs() <= bound, "{rows}x{outputs}x{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_among_others() {
+        for (rows, outputs, k) in SHAPES {
+            let (x, w) = (numbers(rows * k, 4), numbers(outputs * k, 5));
+            let weight = PackedBf16::from_rows(&w, outputs, k);
+            let together = product(instructions().bf16, (&x, rows), &weight, None);
+            for r in 0..rows {
+                let alone = product(instructions().bf16, (&x[r * k..(r + 1) * k], 1), &weight, None);
+                assert_eq!(bits(&alone), bits(&together[r * outputs..(r + 1) * outputs]));
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_to_the_nearest_of_two_the_even_one() {
+        for (x, rounded) in [
+            (1.0, 0x3f80),
+            (f32::from_bits(0x3f80_8000), 0x3f80), // half way, down to even
+            (f32::from_bits(0x3f81_8000), 0x3f82), // half way, up to even
+            (f32::from_bits(0x3f80_8001), 0x3f81),
+            (f32::MAX, 0x7f80),
+            (-0.0, 0x8000),
+        ] {
+            assert_eq!(round(x), rounded, "{x}");
+        }
+        assert!(f32::from_bits(u32::from(round(f32::NAN)) << 16).is_nan());
+    }
+}

@@ -70,8 +70,17 @@ impl Packed {
 
     fn reset(&mut self, outputs: usize, k: usize) {
         (self.outputs, self.k) = (outputs, k);
-        self.panels.clear();
+        // what a last panel holds beyond `outputs` is computed with and thrown away: it may be anything
         self.panels.resize(outputs.div_ceil(PANEL) * PANEL * k, 0.0);
+    }
+
+    /// The weight as it was packed, row-major `[outputs, k]`.
+    pub(crate) fn rows(&self) -> Vec<f32> {
+        let of = |output: usize| {
+            let panel = &self.panels[output / PANEL * PANEL * self.k..][..PANEL * self.k];
+            panel.iter().skip(output % PANEL).step_by(PANEL).copied()
+        };
+        (0..self.outputs).flat_map(of).collect()
     }
 
     /// Number of outputs.
@@ -165,15 +174,7 @@ float_tile!(avx512, f32, "avx512f", |sum, x, w| _mm512_fmadd_ps(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Numbers without pattern, the same every time.
-    fn numbers(count: usize, mut state: u64) -> Vec<f32> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::kernel::numbers;
 
     fn product(level: Level, x: &[f32], rows: usize, weight: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
         let mut out = vec![f32::NAN; rows * weight.outputs()];

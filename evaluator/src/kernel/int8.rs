@@ -6,8 +6,8 @@
 
 use std::cell::RefCell;
 
+use super::instructions;
 use super::tile::{PANEL, TILE, Target, Tile, View, columns, fits};
-use super::{at_level, instructions, level};
 
 /// Rows that are rounded at a time: bounds the buffers.
 const ROWS: usize = 512;
@@ -111,7 +111,7 @@ impl PackedInt8 {
     }
 
     /// With the instruction, or in plain Rust.
-    fn multiply_at(&self, fast: bool, x: View<'_, f32>, bias: Option<&[f32]>, mut target: Target<'_>) {
+    fn multiply_at(&self, fast: bool, x: View<'_, f32>, bias: Option<&[f32]>, target: Target<'_>) {
         if !fits(&x, (self.outputs, self.k), bias, &target) {
             return;
         }
@@ -122,9 +122,7 @@ impl PackedInt8 {
                 rounded.words.resize(rounded.words.len().max(rows * words), 0);
                 rounded.grids.clear();
                 for (row, out) in rounded.words.chunks_exact_mut(words).take(rows).enumerate() {
-                    let mut grid = Grid::default();
-                    round_row(&x.x[(first + row) * x.stride..][..self.k], out, &mut grid);
-                    rounded.grids.push(grid);
+                    rounded.grids.push(round_row(fast, &x.x[(first + row) * x.stride..][..self.k], out));
                 }
                 let out = &mut target.out[first * target.stride..];
                 self.run(fast, rounded, bias, &mut Target { out, stride: target.stride });
@@ -176,61 +174,44 @@ struct End<'a> {
 }
 
 /// Rounds a row. One with an infinite number, or none, gets a scale that is no number, so that its outputs are none.
-fn round_row(row: &[f32], out: &mut [u32], grid: &mut Grid) {
-    at_level!(level(), round_row_body[row: &[f32], out: &mut [u32], grid: &mut Grid]);
-}
-
-#[inline(always)]
-fn round_row_body(row: &[f32], out: &mut [u32], grid: &mut Grid) {
-    const LANES: usize = 16;
-    let (mut least, mut most, mut poison) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
-    let mut see = |chunk: &[f32; LANES]| {
-        for (lane, &x) in chunk.iter().enumerate() {
-            least[lane] = if x < least[lane] { x } else { least[lane] };
-            most[lane] = if x > most[lane] { x } else { most[lane] };
-            poison[lane] += x * 0.0;
-        }
+fn round_row(fast: bool, row: &[f32], out: &mut [u32]) -> Grid {
+    let (least, most, poison) = match fast {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `fast` says that the processor has AVX-512.
+        true => unsafe { avx512::range(row) },
+        _ => plain_range(row),
     };
-    let (chunks, rest) = row.as_chunks();
-    chunks.iter().for_each(&mut see);
-    see(&filled(rest));
-    let least = least.iter().fold(0.0_f32, |a, &b| a.min(b));
-    let most = most.iter().fold(0.0_f32, |a, &b| a.max(b));
-    let poison: f32 = poison.iter().sum();
     let scale = (most - least) / 255.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let zero = (-least * inverse).round_ties_even();
-    let (chunks, rest) = row.as_chunks();
-    for (words, chunk) in out.chunks_exact_mut(LANES).zip(chunks) {
-        words.copy_from_slice(&round_chunk(chunk, inverse, zero));
+    match fast {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        true => unsafe { avx512::round(row, out, inverse, zero) },
+        _ => plain_round(row, out, inverse, zero),
     }
-    let words = &mut out[chunks.len() * LANES..];
-    words.copy_from_slice(&round_chunk(&filled(rest), inverse, zero)[..words.len()]);
-    *grid = Grid { scale: scale + poison, zero: zero as i32 };
+    Grid { scale: scale + poison, zero: zero as i32 }
 }
 
-/// Sixty-four numbers as sixteen words of four integers.
-#[inline(always)]
-fn round_chunk(chunk: &[f32; 64], inverse: f32, zero: f32) -> [u32; 16] {
-    /// Added to a small number it leaves its nearest integer in the lowest bits, of two the even one.
-    const ROUND: f32 = 12_582_912.0;
-    let bytes = chunk.map(|x| {
-        let rounded = x.mul_add(inverse, ROUND + zero);
-        let rounded = if rounded > ROUND { rounded } else { ROUND };
-        let rounded = if rounded < ROUND + 255.0 { rounded } else { ROUND + 255.0 };
-        rounded.to_bits() as u8
-    });
-    let mut words = [0; 16];
-    words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, four)| *word = u32::from_le_bytes(*four));
-    words
+/// A row's least and largest number, zero among them, and zero times their sum: no number where one is infinite or none.
+fn plain_range(row: &[f32]) -> (f32, f32, f32) {
+    let see =
+        |(least, most, poison): (f32, f32, f32), &x: &f32| (least.min(x), most.max(x), poison + x * 0.0);
+    row.iter().fold((0.0, 0.0, 0.0), see)
 }
 
-/// The last numbers of a row and zeros.
-#[inline(always)]
-fn filled<const N: usize>(rest: &[f32]) -> [f32; N] {
-    let mut whole = [0.0; N];
-    whole[..rest.len()].copy_from_slice(rest);
-    whole
+/// Added to a small number it leaves its nearest integer in the lowest bits, of two the even one.
+const ROUND: f32 = 12_582_912.0;
+
+/// Each number as `x / scale + zero`, rounded, within 0..=255; four a word, the last word filled up with anything.
+fn plain_round(row: &[f32], out: &mut [u32], inverse: f32, zero: f32) {
+    for (word, numbers) in out.iter_mut().zip(row.chunks(4)) {
+        let mut four = [0; 4];
+        for (byte, x) in four.iter_mut().zip(numbers) {
+            *byte = x.mul_add(inverse, ROUND + zero).clamp(ROUND, ROUND + 255.0).to_bits() as u8;
+        }
+        *word = u32::from_le_bytes(four);
+    }
 }
 
 /// The tile in plain Rust.
@@ -259,8 +240,42 @@ mod avx512 {
 
     use std::arch::x86_64::*;
 
-    use super::{End, Tile};
+    use super::{End, ROUND, Tile};
     use crate::kernel::tile::{PANEL, chains, mask, pick};
+
+    /// As the plain one: no order of taking minima and maxima changes them.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn range(row: &[f32]) -> (f32, f32, f32) {
+        let nothing = _mm512_setzero_ps();
+        let (mut least, mut most, mut poison) = (nothing, nothing, nothing);
+        for numbers in row.chunks(16) {
+            // SAFETY: masked lanes are not read.
+            let x = unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) };
+            // where the first is no number these give the second
+            least = _mm512_min_ps(x, least);
+            most = _mm512_max_ps(x, most);
+            poison = _mm512_fmadd_ps(x, nothing, poison);
+        }
+        (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(most), _mm512_reduce_add_ps(poison))
+    }
+
+    /// As the plain one, sixteen numbers at a time.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn round(row: &[f32], out: &mut [u32], inverse: f32, zero: f32) {
+        let (inverse, bottom) = (_mm512_set1_ps(inverse), _mm512_set1_ps(ROUND + zero));
+        let (least, most) = (_mm512_set1_ps(ROUND), _mm512_set1_ps(ROUND + 255.0));
+        for (numbers, words) in row.chunks(16).zip(out.chunks_mut(4)) {
+            // SAFETY: masked lanes are not read.
+            let x = unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) };
+            // where the first is no number these give the second
+            let rounded = _mm512_max_ps(_mm512_fmadd_ps(x, inverse, bottom), least);
+            let rounded = _mm512_castps_si512(_mm512_min_ps(rounded, most));
+            let mut four = [0; 4];
+            // SAFETY: `four` has the vector's 16 bytes.
+            unsafe { _mm_storeu_si128(four.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded)) };
+            words.copy_from_slice(&four[..words.len()]);
+        }
+    }
 
     /// Runs a tile into `out`, whose rows are `stride` apart, with as many vectors as its width needs.
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -306,3 +321,6 @@ mod avx512 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
-//! Arithmetic on rows of `f32`: the matrix product, softmax, activations, norms, rotation.
+//! Arithmetic on rows of `f32`: the matrix product (in `f32`, bfloat16 or 8-bit integers), softmax, activations, norms,
+//! rotation.
 //!
 //! One rule holds everywhere: **the bits of a result depend on the numbers that enter it alone**, not on how many rows
 //! are computed together, on a tile's position or on the processor's vector width. Every output of a product is one
 //! chain of fused multiply-adds over `k` in order; every sum runs over sixteen lanes folded in a fixed way; and every
 //! element-wise function is the same scalar program for each element. Fused multiply-add rounds once by definition
-//! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check.
+//! (IEEE 754), so AVX-512, AVX2 and plain Rust agree to the bit, which the tests under this module check. Products in
+//! bfloat16 and 8-bit integers (`bf16`, `int8`) hold to the rule as well: each row is rounded by itself alone, one's chain
+//! is that of its instruction, and the other's sums are exact.
 //!
 //! `unsafe` lives here (and in `models/map.rs`, which maps files): target features (checked at run time before each use) and vector loads inside slices
 //! whose bounds are checked at the entry of each function.
@@ -77,6 +80,16 @@ pub(crate) fn instructions() -> Instructions {
         };
     }
     Instructions { bf16: false, int8: false }
+}
+
+/// Numbers in -1..1 without pattern, the same every time.
+#[cfg(test)]
+fn numbers(count: usize, mut state: u64) -> Vec<f32> {
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
 }
 
 /// Calls `body` compiled for `level`.

@@ -73,13 +73,8 @@ pub fn add_layer_norm(out: &mut [f32], residual: &[f32], weight: &[f32], bias: &
 
 #[inline(always)]
 fn softmax_body(row: &mut [f32], scale: f32) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in row.chunks(LANES) {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(x * scale);
-        }
-    }
-    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)); // max: any order gives the same
+    let lanes = over_lanes(row, f32::NEG_INFINITY, |lane, x| lane.max(x * scale));
+    let largest = fold(lanes, f32::max); // any order gives the same
     row.iter_mut().for_each(|x| *x = exp(x.mul_add(scale, -largest)));
     let inverse = 1.0 / sum(row);
     row.iter_mut().for_each(|x| *x *= inverse);
@@ -157,33 +152,36 @@ fn layer_norm_body(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
 
 #[inline(always)]
 fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    for chunk in values.chunks(LANES) {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += x;
-        }
-    }
-    fold(lanes)
+    fold(over_lanes(values, 0.0, |lane, x| lane + x), |a, b| a + b)
 }
 
 #[inline(always)]
 fn sum_of_squares(values: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    for chunk in values.chunks(LANES) {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = x.mul_add(x, *lane);
+    fold(over_lanes(values, 0.0, |lane, x| x.mul_add(x, lane)), |a, b| a + b)
+}
+
+/// Number `i` into lane `i` modulo their number, in order; whole chunks and the rest apart, so that the former are
+/// vectors.
+#[inline(always)]
+fn over_lanes(values: &[f32], start: f32, step: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut lanes = [start; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = step(lanes[i], chunk[i]);
         }
     }
-    fold(lanes)
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane = step(*lane, *x));
+    lanes
 }
 
 /// The lanes, pairwise.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            lanes[i] += lanes[i + half];
+            lanes[i] = join(lanes[i], lanes[i + half]);
         }
         half /= 2;
     }

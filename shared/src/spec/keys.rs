@@ -29,9 +29,13 @@ pub const KEYS: &[Key] = &[
     key(
         "model.dtype",
         "\"f32\"",
-        "type of the blocks' linear layers: `f32`, `bf16` or `int8`; see [precision](precision.md)",
+        "type of the blocks' linear layers: `f32`, `bf16`, `int8`, or on a GPU `f16`; see [precision](precision.md)",
     ),
-    key("model.device", "\"cpu\"", "device of the embedded evaluator: `cpu`"),
+    key(
+        "model.device",
+        "\"cpu\"",
+        "device of the embedded evaluator: `cpu`, `cuda`, `cuda:N` or `metal`; see [GPUs](gpu.md)",
+    ),
     key(
         "model.read_out",
         "\"masked-lm\"",

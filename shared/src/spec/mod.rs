@@ -1,18 +1,20 @@
 //! The run specification: what the user typed ([`RunFile`]) and what it means ([`RunSpec`]).
 
+mod device;
 mod error;
 mod file;
 mod keys;
 mod limits;
 mod resolved;
 
+pub use device::Device;
 pub use error::SpecError;
 pub use file::RunFile;
 pub use keys::{KEYS, Key};
 pub use limits::{BatchTokens, Bytes};
 pub use resolved::{
-    Device, Dtype, Incumbent, Init, Injection, KeepProjections, Method, ModelSpec, ProjectionKind,
-    PromptSpec, ReadOut, RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
+    Dtype, Incumbent, Init, Injection, KeepProjections, Method, ModelSpec, ProjectionKind, PromptSpec,
+    ReadOut, RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.

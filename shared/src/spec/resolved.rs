@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::Device;
 use super::limits::{BatchTokens, Bytes};
 use crate::task::{Loss, Metric, Template};
 
@@ -129,17 +130,12 @@ named!(
     Dtype {
         /// 32-bit floats.
         F32 = "f32",
+        /// 16-bit floats throughout; on a GPU alone.
+        F16 = "f16",
         /// Inputs and weights rounded to bfloat16, summed in 32-bit floats.
         Bf16 = "bf16",
         /// Inputs and weights rounded to 8-bit integers, summed exactly.
         Int8 = "int8",
-    }
-);
-named!(
-    /// Where the embedded evaluator computes.
-    Device {
-        /// The processor.
-        Cpu = "cpu",
     }
 );
 

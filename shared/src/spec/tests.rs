@@ -145,7 +145,7 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("model.path", Some("another/model"), false), // the model's own hashes are compared instead
     ("model.revision", Some("v2"), false),
     ("model.dtype", Some("bf16"), true),
-    ("model.device", None, true),
+    ("model.device", Some("cuda:1"), true),
     ("model.read_out", None, true), // `similarity` goes with another template
     ("model.temperature", Some("0.1"), true),
     ("task.name", Some("other"), false),
