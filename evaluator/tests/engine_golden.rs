@@ -1,5 +1,5 @@
 //! The engine against Hugging Face transformers' logits (tests/golden/models/README.md names tools and versions).
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper's failure is the test's
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // a helper's failure is the test's
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
