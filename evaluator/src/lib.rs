@@ -5,7 +5,7 @@
 //! - [`kernel`]: arithmetic on rows, the only place with `unsafe` but for [`models::map`]
 //! - [`engine`]: the population forward
 //! - [`model`], [`session`], [`worker`]: a run's orders in, its reports out
-//! - [`bench`]: what a candidate costs, and how near that is to the processor's limit
+//! - [`mod@bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 
