@@ -130,6 +130,7 @@ impl Stage {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("sh");
         shell.args(["-c", command]).current_dir(self.case.path("")).env("PATH", format!("{folder}:{path}"));
+        shell.env("XDG_CACHE_HOME", self.case.path("cache"));
         shell
     }
 

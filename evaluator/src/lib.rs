@@ -7,7 +7,7 @@
 //! - [`device`]: the same forward on tensors of a GPU
 //! - [`model`], [`runner`], [`session`], [`worker`]: a run's orders in, its reports out
 //! - [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
-//! - [`bench`]: what a candidate costs, and how near that is to the processor's limit
+//! - [`mod@bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
 

@@ -8,10 +8,11 @@ use candle_core::{DType, Device};
 use evaluator::backbone::Dtype;
 use evaluator::device::DeviceBackbone;
 use evaluator::model::Model;
-use evaluator::session::{Resources, Session};
+use evaluator::resources::{Limits, Resources};
+use evaluator::session::Session;
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{ContextUpdate, ExampleSet, Lease, Outcome, Prepare, Prompted, Start, Work};
-use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
+use shared::spec::{BatchTokens, Init, Injection, ProjectionKind, ReadOut};
 use shared::task::{Example, Loss};
 
 const RUN: RunId = RunId(7);
@@ -44,7 +45,8 @@ fn prepare(injection: Injection) -> Prepare {
 
 /// The statistics found, and the outcomes of a population under a changed context and of scores.
 fn outcomes(model: &Arc<Model>, injection: Injection) -> (Vec<f32>, Vec<Outcome>) {
-    let resources = Resources::new(1, 64).unwrap();
+    let limits = Limits { max_batch_tokens: BatchTokens::Rows(64), ..Limits::default() };
+    let resources = Resources::new(1, limits).unwrap();
     let (mut session, ready) = Session::prepare(model, &resources, prepare(injection)).unwrap();
     let layers = model.backbone.layers();
     let context = vec![vec![0.0; DIM]; layers];

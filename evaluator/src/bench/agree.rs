@@ -1,5 +1,5 @@
-//! How far losses in one type of number are from those in another: by size, and by the order of the candidates, which is
-//! all that the search looks at.
+//! How far losses in one type of number are from those in another: by size, and by the order of the candidates, which
+//! is all that the search looks at.
 
 use serde::Serialize;
 

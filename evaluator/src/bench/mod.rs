@@ -121,7 +121,7 @@ pub struct Row {
     pub flop_per_call: f64,
     /// Operations a second of the call.
     pub flops: f64,
-    /// Operations a second of bare instructions on all threads at once; none where the processor has no such instruction.
+    /// Operations a second of bare instructions on all threads at once; none where the processor has none such.
     pub instruction_peak: Option<f64>,
     /// Operations a second of our packed product alone on all threads at once.
     pub gemm_peak: f64,

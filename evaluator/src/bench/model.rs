@@ -233,18 +233,10 @@ impl Real {
         let model = Model::from_located(&located, Dtype::F32)?;
         let (vocab, encoder) = (model.backbone.vocab(), &model.encoder);
         let reading = reading(&model);
-        let mask =
-            if matches!(reading, Reading::Mask | Reading::Decoded) { encoder.mask_token() } else { None };
-        let mut train = Vec::new();
-        for (index, rows) in lengths(plan.examples).into_iter().enumerate() {
-            let words = random_ids(index, rows.saturating_sub(6).max(1), 0..WORDS.len() as u32);
-            let text: Vec<&str> = words.into_iter().map(|word| WORDS[word as usize]).collect();
-            let text = format!("{} . It was {} .", text.join(" "), mask.unwrap_or("great"));
-            let encoded = model.encode_text(&text, plan.prompt_tokens).map_err(|error| unfit(&error))?;
-            let last = encoded.ids.len().saturating_sub(1 + encoder.around().1.len());
-            let read_out = if mask.is_some() { encoded.mask().map_err(|error| unfit(&error))? } else { last };
-            train.push(Tokens { ids: encoded.ids, read_out });
-        }
+        let masked = matches!(reading, Reading::Mask | Reading::Decoded);
+        let mask = encoder.mask_token().filter(|_| masked);
+        let example = |(index, rows)| example(&model, mask, index, rows);
+        let train = lengths(plan.examples).into_iter().enumerate().map(example).collect::<Result<_, _>>()?;
         let word = |word: &str, other: usize| encoder.label_word_id(word).unwrap_or((other % vocab) as u32);
         let label_ids = vec![word("bad", 2919), word("great", 2307)];
         let read_out = match (reading, encoder.mask_id()) {
@@ -261,6 +253,25 @@ impl Real {
         let around = Around { before: before.first().copied(), after: after.last().copied() };
         let initial_ids = encoder.initial_prompt_ids(plan.prompt_tokens, vocab);
         Ok(Self { located, subject: Parts { train, initial_ids, around, read_out } })
+    }
+}
+
+/// A text of about `rows` tokens, with the mask or a word of the task at its end.
+fn example(model: &Model, mask: Option<&str>, index: usize, rows: usize) -> Result<Tokens, BenchError> {
+    let words = random_ids(index, rows, 0..WORDS.len() as u32);
+    let words: Vec<&str> = words.into_iter().map(|word| WORDS[word as usize]).collect();
+    let mut count = rows.saturating_sub(6).max(1); // what stands around them
+    loop {
+        let text = format!("{} . It was {} .", words[..count].join(" "), mask.unwrap_or("great"));
+        // whether it fits the model is the engine's to say
+        let encoded = model.encoder.encode(&text, usize::MAX).map_err(|error| unfit(&error))?;
+        if encoded.ids.len() > rows && count > 1 {
+            count = (count * rows / encoded.ids.len()).clamp(1, count - 1);
+            continue;
+        }
+        let last = encoded.ids.len().saturating_sub(1 + model.encoder.around().1.len());
+        let read_out = if mask.is_some() { encoded.mask().map_err(|error| unfit(&error))? } else { last };
+        return Ok(Tokens { ids: encoded.ids, read_out });
     }
 }
 

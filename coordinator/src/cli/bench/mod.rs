@@ -1,7 +1,7 @@
 //! `zeroth bench`: measures parts of the program on this machine.
 
 #[cfg(feature = "embedded")]
-mod evaluator;
+mod engine;
 #[cfg(feature = "embedded")]
 mod saved;
 #[cfg(feature = "embedded")]
@@ -27,8 +27,7 @@ enum Command {
 }
 
 /// Options of `zeroth bench evaluator`.
-#[derive(Clone, Debug, clap::Args)]
-#[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only an evaluator can be timed"))]
+#[derive(Debug, clap::Args)]
 struct Evaluator {
     /// Shape to time with random weights, may be given several times: bert-tiny, minilm, roberta-base, roberta-large,
     /// gpt2-large, t5-large, llama-1b. [default: roberta-base]
@@ -82,7 +81,7 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
 /// On a thread of its own, so that a signal ends it.
 #[cfg(feature = "embedded")]
 async fn evaluator(args: Evaluator, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-    let work = tokio::task::spawn_blocking(move || evaluator::run(&args));
+    let work = tokio::task::spawn_blocking(move || engine::run(&args));
     tokio::select! {
         ended = work => ended.map_err(Error::failed)?,
         _ = stop.changed() => Err(Error::Interrupted("what was shown is saved".to_owned())),

@@ -6,7 +6,7 @@ use crate::embedded::Row;
 
 /// The columns' names.
 pub(super) const HEAD: &str = "\
-shape          inject. dtype   s/call  calls/s GFLOP/call  GFLOP/s  of instr. peak   of GEMM peak  \
+shape            inject. dtype   s/call  calls/s GFLOP/call  GFLOP/s  of instr. peak   of GEMM peak  \
 first s  middle s    last s  memory  loss diff    rank  last run";
 
 /// A row as a line; `before` is the last run's seconds a call.
@@ -23,7 +23,7 @@ pub(super) fn line(row: &Row, before: Option<f64>) -> String {
         agreement.map_or("-".to_owned(), |found| format!("{:.1e}", found.largest_loss_difference));
     let rank = agreement.and_then(|found| found.rank_correlation);
     format!(
-        "{:14} {:7} {:5} {:>8.4} {:>8.2} {:>10.2} {:>8} {:>15} {:>14} {:>8.4} {:>9.4} {:>9.4} {:>7} {:>10} {:>7} {:>9}",
+        "{:16} {:7} {:5} {:>8.4} {:>8.2} {:>10.2} {:>8} {:>15} {:>14} {:>8.4} {:>9.4} {:>9.4} {:>7} {:>10} {:>7} {:>9}",
         row.shape,
         row.injection,
         row.dtype,

@@ -14,18 +14,17 @@ pub(super) fn run(args: &Evaluator) -> Result<(), Error> {
     let subjects = subjects(args)?;
     let plan = plan(args)?;
     let mut saved = Saved::open(args.save.as_deref())?;
-    if !args.json {
-        println!("{}", table::HEAD);
-    }
+    let mut head = (!args.json).then_some(table::HEAD);
     for subject in subjects {
-        let mut ended = Ok(());
+        let mut failed = None;
         let plan = Plan { subject, ..plan.clone() };
         embedded::bench(&plan, |row| {
             let before = saved.before(&row);
+            head.take().into_iter().for_each(|head| println!("{head}"));
             println!("{}", if args.json { table::json(&row, before) } else { table::line(&row, before) });
-            ended = std::mem::replace(&mut ended, Ok(())).and_then(|()| saved.keep(&row));
+            failed = failed.take().or(saved.keep(&row).err());
         })?;
-        ended?;
+        failed.map_or(Ok(()), Err)?;
     }
     if !args.json {
         println!("\nkept in {} for the next run to be compared with", saved.path().display());
