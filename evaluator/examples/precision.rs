@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use evaluator::backbone::Dtype;
 use evaluator::model::Model;
-use evaluator::session::{Resources, Session};
+use evaluator::resources::{Limits, Resources};
+use evaluator::session::Session;
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{Lease, Prepare, Start, Work};
 use shared::projection::designed_std;
@@ -67,7 +68,8 @@ fn prepare(spec: &RunSpec) -> Prepare {
 /// The first, the middle and the last layer, and the mean loss of each candidate there.
 fn losses(spec: &RunSpec, prepare: &Prepare, dtype: Dtype) -> Vec<(usize, Vec<f64>)> {
     let model = Model::load(&spec.model.path, Path::new(""), spec.model.revision.as_deref(), dtype).unwrap();
-    let resources = Resources::new(spec.run.threads, spec.run.max_batch_tokens).unwrap();
+    let limits = Limits { max_batch_tokens: spec.run.max_batch_tokens, ..Limits::default() };
+    let resources = Resources::new(spec.run.threads, limits).unwrap();
     let (mut session, ready) = Session::prepare(&Arc::new(model), &resources, prepare.clone()).unwrap();
     let (search, layers) = (&spec.search, ready.layer_stds.len());
     let std = |&host: &f32| designed_std(search.alpha, f64::from(host), search.dim, search.sigma);
