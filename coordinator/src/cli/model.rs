@@ -26,7 +26,6 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only an evaluator knows models"))]
 struct Inspect {
     /// Folder or hub id of the model.
     #[arg(value_name = "DIR|ID")]
@@ -66,7 +65,6 @@ struct Inspect {
 }
 
 #[derive(Debug, clap::Args)]
-#[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only an evaluator knows models"))]
 struct Pull {
     /// Hub id of the model.
     #[arg(value_name = "ORGANISATION/NAME")]
