@@ -20,7 +20,7 @@ use crate::folder::RunFolder;
 use crate::inputs::Inputs;
 use crate::model;
 use crate::progress::Progress;
-use crate::run::{self, Summary};
+use crate::run::{self, Origin, Summary};
 use crate::search;
 use crate::serve::clients::Clients;
 use crate::serve::{self, ServeError, ServeOptions};
@@ -77,7 +77,8 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     };
     let house = open_house(&args, &inputs, &fleet, clients).await?;
     let shown = tokio::spawn(report::show(progress));
-    let ended = run::tune(&inputs, &folder, checkpoint, model, &fleet, &reporter, stop.subscribe()).await;
+    let origin = Origin { id: RunId(1), checkpoint, model };
+    let ended = run::tune(origin, &inputs, &folder, &fleet, &reporter, stop.subscribe()).await;
     fleet.drain().await;
     drop(reporter);
     let _ = shown.await; // its only failure is a panic, already reported
