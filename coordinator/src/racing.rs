@@ -25,7 +25,7 @@ pub async fn hard_first(origin: &Origin, inputs: &Inputs, fleet: &Handle) -> Res
         return Ok(reordered(inputs, checkpoint.train_rows.iter().filter_map(place)));
     }
     let run = sounding(origin.id);
-    inputs.begin(fleet, run, origin.model.clone()).await?;
+    inputs.begin(fleet, run, origin.expected.clone()).await?;
     let train = ExampleSet::Train(0..inputs.train.len() as u32);
     let scored = fleet.score(run, ContextVersion(0), Prompted::Manual, train).await?;
     fleet.end(run).await;

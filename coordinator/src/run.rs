@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
 use crate::events::{Event, Trace};
-use crate::fleet::{FleetError, Gathered, Handle};
+use crate::fleet::{Expected, FleetError, Gathered, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::{Inputs, labels};
 use crate::progress::{Progress, Reporter, State};
@@ -48,8 +48,8 @@ pub struct Origin {
     pub id: RunId,
     /// Where it goes on, when it has been at work before.
     pub checkpoint: Option<Checkpoint>,
-    /// The model that evaluators must have, where it is known.
-    pub model: Option<ModelIdentity>,
+    /// What evaluators must be.
+    pub expected: Expected,
 }
 
 /// A run in progress.
@@ -171,8 +171,8 @@ impl<'a> Run<'a> {
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
-        let Origin { id, checkpoint, model } = origin;
-        let begun = inputs.begin(fleet, id, model).await?;
+        let Origin { id, checkpoint, expected } = origin;
+        let begun = inputs.begin(fleet, id, expected).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {

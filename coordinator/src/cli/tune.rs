@@ -77,7 +77,7 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     };
     let house = open_house(&args, &inputs, &fleet, clients).await?;
     let shown = tokio::spawn(report::show(progress));
-    let origin = Origin { id: RunId(1), checkpoint, model };
+    let origin = Origin { id: RunId(1), checkpoint, expected: inputs.expected(model) };
     let ended = run::tune(origin, &inputs, &folder, &fleet, &reporter, stop.subscribe()).await;
     fleet.drain().await;
     drop(reporter);
@@ -211,7 +211,7 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
     let worker = embedded(inputs, &fleet).await?;
     let run = RunId(1);
-    let begun = inputs.begin(&fleet, run, None).await?;
+    let begun = inputs.begin(&fleet, run, inputs.expected(None)).await?;
     let plan = run::plan(inputs, begun.model.layers as usize);
     let start = Start {
         run,
