@@ -9,11 +9,10 @@ use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{ModelIdentity, Start};
 use shared::spec::RunFile;
 use shared::system::peak_memory;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::report;
+use super::{listen, report};
 use crate::error::Error;
 use crate::fleet::{self, Fleet, Handle};
 use crate::folder::RunFolder;
@@ -130,15 +129,8 @@ async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clien
     let Some(address) = args.listen else {
         return Ok(House::Embedded(embedded(inputs, fleet).await?));
     };
-    let options = ServeOptions::try_from(&args.serve)?;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Error::Input(format!("--listen {address}: {error}; choose a free address or port 0"))
-    })?;
-    let bound = listener.local_addr().map_err(Error::failed)?;
-    eprintln!(
-        "listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {}",
-        options.url(bound)
-    );
+    let options = ServeOptions::try_from(&args.serve)?.with_stopping(clients.cancel.subscribe());
+    let listener = listen(address, &options).await?;
     let (close, mut closing) = watch::channel(false);
     let server = tokio::spawn(serve::serve(listener, fleet.clone(), clients, options, async move {
         let _ = closing.wait_for(|&close| close).await; // a dropped sender closes too

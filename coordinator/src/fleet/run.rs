@@ -51,7 +51,8 @@ impl Run {
         if let Some(own) = self.model.as_ref().filter(|own| !own.same_model(model)) {
             return Err(Refusal::Model(format!("{run} works with {own}, this evaluator holds {model}")));
         }
-        if let (None, Some(named)) = (&self.model, self.named.as_ref().filter(|named| **named != model.name)) {
+        if let (None, Some(named)) = (&self.model, self.named.as_ref().filter(|named| **named != model.name))
+        {
             return Err(Refusal::Model(format!(
                 "{run} works with a model called {named}, this evaluator holds {model}"
             )));
