@@ -3,8 +3,10 @@
 pub mod cli;
 pub mod clients;
 mod evaluators;
+mod status;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use proto::client::{KEEPALIVE, MESSAGE, WINDOW};
@@ -13,13 +15,16 @@ use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::server::NamedService;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::fleet::Handle;
-use clients::Clients;
+use clients::Service;
 use evaluators::Evaluators;
 
 /// What can go wrong with a server or with a call to one.
@@ -38,6 +43,7 @@ pub enum ServeError {
 pub struct ServeOptions {
     token: Option<Arc<[u8]>>,
     tls: Option<ServerTlsConfig>,
+    stopping: Option<watch::Receiver<bool>>,
 }
 
 impl std::fmt::Debug for ServeOptions {
@@ -51,6 +57,12 @@ impl ServeOptions {
     /// These options; every call must bring `token`.
     pub fn with_token(self, token: &str) -> Self {
         Self { token: Some(token.as_bytes().into()), ..self }
+    }
+
+    /// These options; once `stopping` turns true, health says that nobody should begin anything here, though the server
+    /// serves on until its shutdown.
+    pub fn with_stopping(self, stopping: watch::Receiver<bool>) -> Self {
+        Self { stopping: Some(stopping), ..self }
     }
 
     /// The address that evaluators and clients dial.
@@ -81,7 +93,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
                 return Err(ServeError::Input("--tls-cert and --tls-key belong together".to_owned()));
             }
         };
-        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls })
+        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, stopping: None })
     }
 }
 
@@ -92,7 +104,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
 pub async fn serve(
     listener: TcpListener,
     fleet: Handle,
-    clients: Clients,
+    clients: impl Into<Service>,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
@@ -108,11 +120,10 @@ pub async fn serve(
     let (close, closing) = watch::channel(false);
     let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing));
     let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-    let runs = RunsServer::new(clients).max_decoding_message_size(MESSAGE);
+    let runs = RunsServer::new(clients.into()).max_decoding_message_size(MESSAGE);
     let check = Check(options.token);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EvaluatorsServer<Evaluators>>().await;
-    health.set_serving::<RunsServer<Clients>>().await;
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
         .build_v1()
@@ -123,11 +134,40 @@ pub async fn serve(
         .add_service(InterceptedService::new(evaluators, check.clone()))
         .add_service(InterceptedService::new(runs, check))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            shutdown.await;
+            let mut shutdown = pin!(shutdown);
+            tokio::select! {
+                () = shutdown.as_mut() => set_health(&health, ServingStatus::NotServing).await,
+                () = turned(options.stopping) => {
+                    set_health(&health, ServingStatus::NotServing).await;
+                    shutdown.await;
+                }
+            }
             close.send_replace(true);
+            for service in SERVICES {
+                health.clear_service_status(service).await; // ends the streams of who watches it
+            }
         })
         .await
         .map_err(|error| ServeError::Transport(proto::client::root_cause(&error)))
+}
+
+/// What health speaks of: the whole server, and both services.
+const SERVICES: [&str; 3] = ["", EvaluatorsServer::<Evaluators>::NAME, RunsServer::<Service>::NAME];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Waits until `stopping` turns true, for ever where nobody can turn it.
+async fn turned(stopping: Option<watch::Receiver<bool>>) {
+    if let Some(mut stopping) = stopping
+        && stopping.wait_for(|&stopping| stopping).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Lets calls pass that bring the token.
