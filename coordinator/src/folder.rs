@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shared::frame::{self, FrameError};
 use shared::spec::RunSpec;
@@ -10,11 +11,11 @@ use tracing::warn;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 
-/// A run's folder, held by this process.
-#[derive(Debug)]
+/// A run's folder, held by this process until the last clone is dropped.
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File, // the operating system lets go of it when the process ends, however it ends
+    _lock: Arc<File>, // the operating system lets go of it when the process ends, however it ends
 }
 
 impl RunFolder {
@@ -27,8 +28,7 @@ impl RunFolder {
     /// ask for.
     pub fn open(spec: &RunSpec, hash: &str, resume: bool) -> Result<(Self, Option<Checkpoint>), Error> {
         let path = spec.run.folder.clone();
-        fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
-        let folder = Self { _lock: lock(&path)?, path };
+        let folder = Self::hold(path)?;
         let checkpoint = folder.checkpoint()?;
         if let Some(checkpoint) = &checkpoint {
             let here = folder.path.display();
@@ -51,6 +51,12 @@ impl RunFolder {
             folder.describe(spec)?;
         }
         Ok((folder, checkpoint))
+    }
+
+    /// Makes the folder where there is none, and locks it.
+    pub(crate) fn hold(path: PathBuf) -> Result<Self, Error> {
+        fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
+        Ok(Self { _lock: Arc::new(lock(&path)?), path })
     }
 
     /// Writes the run file as resolved.
@@ -86,15 +92,19 @@ impl RunFolder {
         self.path.join("checkpoint.bin")
     }
 
-    /// Writes a checkpoint; the one before it stays beside it.
+    /// Writes a checkpoint, encoded by [`frame::encode`]; the one before it stays beside it.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        frame::write_atomic(&self.checkpoint_file(), checkpoint).map_err(Error::failed)
+    pub fn save(&self, checkpoint: &[u8]) -> Result<(), Error> {
+        frame::write_frame(&self.checkpoint_file(), checkpoint).map_err(Error::failed)
     }
 
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+    /// The checkpoint to go on from, if there is one.
+    ///
+    /// # Errors
+    /// Both files are damaged, or of another kind or version.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
         match frame::read_or_previous(&self.checkpoint_file()) {
             Ok((checkpoint, None)) => Ok(Some(checkpoint)),
             Ok((checkpoint, Some(FrameError::Missing { .. }))) => Ok(Some(checkpoint)), // killed between two renames
