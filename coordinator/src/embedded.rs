@@ -13,7 +13,7 @@ use evaluator::memory::Sizes;
 use evaluator::model::Model;
 use evaluator::models::locate;
 use evaluator::resources::{Allowed, Limits, Resources};
-use evaluator::worker::Worker;
+use evaluator::worker::{HEARTBEAT, Worker};
 use shared::messages::Hello;
 use shared::model::Located;
 use shared::spec::{BatchTokens, Bytes, Device, Dtype, KeepProjections, Method, ModelSpec, SearchSpec};
@@ -165,6 +165,6 @@ pub async fn attach(
         max_batch_tokens: resources.max_batch_tokens(),
     };
     let link = fleet.attach_sole(hello).await.map_err(Error::input)?;
-    let worker = Worker { model: Arc::new(model), resources };
+    let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT };
     Ok(tokio::spawn(worker.run(link.orders, link.reports)))
 }

@@ -78,6 +78,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Its line in the trace.
+    ///
+    /// # Errors
+    /// What serde says; never for numbers and text.
+    pub fn line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
 /// Appends to the trace.
 #[derive(Debug)]
 pub struct Trace {
@@ -91,23 +103,22 @@ impl Trace {
     /// # Errors
     /// What the file system says.
     pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         let bytes = bytes.min(file.metadata()?.len());
         file.set_len(bytes)?;
-        file.seek(SeekFrom::Start(bytes))?;
         Ok(Self { file, bytes })
     }
 
-    /// Appends one line and makes it durable.
+    /// Appends whole lines and makes them durable. What a failure has left half-written is cut by the next call.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn append(&mut self, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file.seek(SeekFrom::Start(self.bytes))?;
+        self.file.write_all(lines)?;
         self.file.sync_data()?;
-        self.bytes += line.len() as u64;
+        self.bytes += lines.len() as u64;
         Ok(())
     }
 
@@ -131,13 +142,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let mut trace = Trace::open(&path, 0).unwrap();
-        trace.append(&end(1)).unwrap();
+        trace.append(&end(1).line().unwrap()).unwrap();
         let checkpointed = trace.bytes();
-        trace.append(&end(2)).unwrap();
+        trace.append(&end(2).line().unwrap()).unwrap();
         drop(trace);
 
         let mut trace = Trace::open(&path, checkpointed).unwrap();
-        trace.append(&end(3)).unwrap();
+        trace.append(&end(3).line().unwrap()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(events, [end(1), end(3)]);

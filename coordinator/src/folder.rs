@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shared::frame::{self, FrameError};
 use shared::spec::RunSpec;
@@ -10,11 +11,11 @@ use tracing::warn;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 
-/// A run's folder, held by this process.
-#[derive(Debug)]
+/// A run's folder, held by this process until the last clone is dropped.
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: Lock,
+    _lock: Arc<Lock>,
 }
 
 impl RunFolder {
@@ -27,10 +28,7 @@ impl RunFolder {
     /// ask for.
     pub fn open(spec: &RunSpec, hash: &str, resume: bool) -> Result<(Self, Option<Checkpoint>), Error> {
         let path = spec.run.folder.clone();
-        fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
-        let busy =
-            "another coordinator is at work in this run folder; wait for it, or choose another run.folder";
-        let folder = Self { _lock: Lock::take(&path, busy)?, path };
+        let folder = Self::hold(path)?;
         let checkpoint = folder.checkpoint()?;
         if let Some(checkpoint) = &checkpoint {
             let here = folder.path.display();
@@ -53,6 +51,14 @@ impl RunFolder {
             folder.describe(spec)?;
         }
         Ok((folder, checkpoint))
+    }
+
+    /// Makes the folder where there is none, and locks it.
+    pub(crate) fn hold(path: PathBuf) -> Result<Self, Error> {
+        fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
+        let busy =
+            "another coordinator is at work in this run folder; wait for it, or choose another run.folder";
+        Ok(Self { _lock: Arc::new(Lock::take(&path, busy)?), path })
     }
 
     /// Writes the run file as resolved.
@@ -88,15 +94,19 @@ impl RunFolder {
         self.path.join("checkpoint.bin")
     }
 
-    /// Writes a checkpoint; the one before it stays beside it.
+    /// Writes a checkpoint, encoded by [`frame::encode`]; the one before it stays beside it.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        frame::write_atomic(&self.checkpoint_file(), checkpoint).map_err(Error::failed)
+    pub fn save(&self, checkpoint: &[u8]) -> Result<(), Error> {
+        frame::write_frame(&self.checkpoint_file(), checkpoint).map_err(Error::failed)
     }
 
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+    /// The checkpoint to go on from, if there is one.
+    ///
+    /// # Errors
+    /// Both files are damaged, or of another kind or version.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
         match frame::read_or_previous(&self.checkpoint_file()) {
             Ok((checkpoint, None)) => Ok(Some(checkpoint)),
             Ok((checkpoint, Some(FrameError::Missing { .. }))) => Ok(Some(checkpoint)), // killed between two renames

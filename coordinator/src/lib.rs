@@ -3,7 +3,8 @@
 //! - [`cma`]: the optimiser alone
 //! - [`search`]: sweeps over the layers, the context, dev selection
 //! - [`fleet`]: who evaluates what: links, leases, losses of evaluators
-//! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`])
+//! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`],
+//!   [`keeper`])
 //! - [`model`]: which model a run is for
 //! - [`standing`]: many runs on one fleet, as clients hand them in
 //! - [`serve`]: gRPC for evaluators and clients
@@ -21,6 +22,7 @@ pub mod events;
 pub mod fleet;
 pub mod folder;
 pub mod inputs;
+pub mod keeper;
 pub mod model;
 pub mod progress;
 pub mod racing;

@@ -130,6 +130,8 @@ fn options(address: SocketAddr, weights: &str) -> DialOptions {
         security: Security::default(),
         hello: hello(weights),
         give_up_after: Some(Duration::from_secs(15)),
+        silence: Duration::from_secs(20),
+        longest_pause: Duration::from_secs(10),
     }
 }
 

@@ -22,17 +22,14 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
-/// A coordinator that says nothing for so long is dead; it sends a heartbeat every 5 s.
-const SILENCE: Duration = Duration::from_secs(20);
-
 /// How long the last words may take.
 const PARTING: Duration = Duration::from_secs(3);
 
 /// How long a worker may take to finish what it is at, before the next one starts beside it.
 const WORKER_END: Duration = Duration::from_secs(60);
 
-/// First and longest pause between two attempts.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// First pause between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Room of the channels to and from the worker.
 const LINK: usize = 64;
@@ -48,6 +45,10 @@ pub struct DialOptions {
     pub hello: Hello,
     /// How long to try in vain; `None` for ever.
     pub give_up_after: Option<Duration>,
+    /// A coordinator that says nothing for so long is dead; it sends a heartbeat every 5 s, or oftener.
+    pub silence: Duration,
+    /// Longest pause between two attempts.
+    pub longest_pause: Duration,
 }
 
 /// Why dialling has ended.
@@ -133,11 +134,11 @@ pub async fn run(
                 if welcomed {
                     since = Instant::now();
                 }
-                failures = in_vain(failures, welcomed.then(|| dialled.elapsed()));
+                failures = in_vain(failures, welcomed.then(|| dialled.elapsed()), options.longest_pause);
                 (reason, welcomed)
             }
         };
-        let pause = back_off(failures, RandomState::new().build_hasher().finish());
+        let pause = back_off(failures, options.longest_pause, RandomState::new().build_hasher().finish());
         failures += 1;
         if options.give_up_after.is_some_and(|limit| since.elapsed() + pause > limit) {
             let seconds = since.elapsed().as_secs_f64();
@@ -154,17 +155,17 @@ pub async fn run(
 
 /// The attempts in vain that count for the next pause. Only a stay longer than the longest pause wipes them out:
 /// who is welcomed and sent away at once shall not come back ever so fast.
-fn in_vain(failures: u32, stayed: Option<Duration>) -> u32 {
+fn in_vain(failures: u32, stayed: Option<Duration>, longest: Duration) -> u32 {
     match stayed {
-        Some(stayed) if stayed >= BACK_OFF.1 => 0,
+        Some(stayed) if stayed >= longest => 0,
         _ => failures,
     }
 }
 
 /// Doubles from the first pause to the longest; `random` takes up to half of it away, so that many evaluators
 /// do not come back at once.
-fn back_off(failures: u32, random: u64) -> Duration {
-    let whole = BACK_OFF.0.saturating_mul(1 << failures.min(10)).min(BACK_OFF.1);
+fn back_off(failures: u32, longest: Duration, random: u64) -> Duration {
+    let whole = FIRST_PAUSE.saturating_mul(1 << failures.min(20)).min(longest);
     whole.mul_f64(1.0 - 0.5 * (random as f64 / u64::MAX as f64))
 }
 
@@ -187,7 +188,7 @@ async fn stay(
     let (to_worker, worker_orders) = mpsc::channel(LINK);
     let (worker_reports, from_worker) = mpsc::channel(LINK);
     let worker = start_worker(worker_orders, worker_reports);
-    let ended = pump(orders, to_worker, from_worker, out, shutdown.as_mut()).await;
+    let ended = pump(orders, to_worker, from_worker, out, options.silence, shutdown.as_mut()).await;
     tokio::select! {
         biased; // when `shutdown` has ended the stay, it may not be asked again
         ended = end_worker(worker, ended) => ended,
@@ -210,10 +211,11 @@ async fn greet(
         .max_encoding_message_size(proto::client::MESSAGE);
     let hello = v1::Report { kind: Some(report::Kind::Hello(options.hello.clone().into())) };
     out.send(hello).await.map_err(|_| broken("no stream".to_owned()))?;
-    let called = timeout(SILENCE, client.work(ReceiverStream::new(reports)));
+    let called = timeout(options.silence, client.work(ReceiverStream::new(reports)));
     let answered = called.await.map_err(|_| broken("no answer to hello".to_owned()))?;
     let mut orders = answered.map_err(|status| failed_call(&status))?.into_inner();
-    let first = timeout(SILENCE, orders.message()).await.map_err(|_| broken("no welcome".to_owned()))?;
+    let first =
+        timeout(options.silence, orders.message()).await.map_err(|_| broken("no welcome".to_owned()))?;
     let first = first.map_err(|status| failed_call(&status))?;
     match first.and_then(|order| order.kind) {
         Some(order::Kind::Welcome(welcome)) => {
@@ -254,10 +256,11 @@ async fn pump(
     to_worker: mpsc::Sender<Order>,
     mut from_worker: mpsc::Receiver<Report>,
     out: mpsc::Sender<v1::Report>,
+    silence: Duration,
     shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Ended {
     let ended = tokio::select! {
-        ended = receive(&mut orders, to_worker) => match ended {
+        ended = receive(&mut orders, to_worker, silence) => match ended {
             Ended::Unreadable(problem) => {
                 let refusal = Refusal::Protocol(problem.to_string());
                 let told = Report::Refused(Refused { run: RunId::default(), lease: None, refusal });
@@ -289,10 +292,14 @@ async fn part(out: mpsc::Sender<v1::Report>, mut orders: Streaming<v1::Order>) {
 }
 
 /// Orders from the stream to the worker; says why they have ended.
-async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Order>) -> Ended {
+async fn receive(
+    stream: &mut Streaming<v1::Order>,
+    to_worker: mpsc::Sender<Order>,
+    silence: Duration,
+) -> Ended {
     let mut drained = false;
     loop {
-        let broken = match timeout(SILENCE, stream.message()).await {
+        let broken = match timeout(silence, stream.message()).await {
             Ok(Ok(Some(order))) => match order.kind {
                 Some(order::Kind::Heartbeat(_)) => continue,
                 Some(order::Kind::Refused(refusal)) => return refused(refusal, true),
@@ -310,7 +317,7 @@ async fn receive(stream: &mut Streaming<v1::Order>, to_worker: mpsc::Sender<Orde
             },
             Ok(Ok(None)) => "it closed the stream".to_owned(),
             Ok(Err(status)) => format!("stream broken: {}", status.message()),
-            Err(_) => format!("silent for {} s", SILENCE.as_secs()),
+            Err(_) => format!("silent for {} s", silence.as_secs()),
         };
         return if drained { Ended::Left } else { Ended::Broken(broken, true) };
     }
@@ -361,7 +368,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_differ_by_half() {
-        let seconds = |failures, random| back_off(failures, random).as_secs_f64();
+        let seconds = |failures, random| back_off(failures, Duration::from_secs(10), random).as_secs_f64();
         assert_eq!([seconds(0, 0), seconds(1, 0), seconds(3, 0)], [0.2, 0.4, 1.6]);
         assert_eq!(seconds(40, 0), 10.0);
         assert_eq!(seconds(40, u64::MAX), 5.0);
@@ -369,6 +376,7 @@ mod tests {
 
     #[test]
     fn only_a_stay_that_lasts_makes_the_pauses_short_again() {
+        let in_vain = |failures, stayed| in_vain(failures, stayed, Duration::from_secs(10));
         assert_eq!(in_vain(3, None), 3);
         assert_eq!(in_vain(3, Some(Duration::from_secs(9))), 3);
         assert_eq!(in_vain(3, Some(Duration::from_secs(10))), 0);

@@ -12,7 +12,7 @@ use evaluator::backbone::Dtype;
 use evaluator::dial::{self, DialError, DialOptions};
 use evaluator::model::Model;
 use evaluator::resources::{Allowed, Limits, Resources};
-use evaluator::worker::Worker;
+use evaluator::worker::{HEARTBEAT, Worker};
 use proto::client::{Files, Security};
 use shared::messages::Hello;
 use shared::spec::{BatchTokens, Bytes, Device, KeepProjections};
@@ -59,6 +59,13 @@ struct Cli {
     /// Stop with exit code 1 when no coordinator answers for so many seconds; by default it tries for ever.
     #[arg(long, value_name = "SECONDS")]
     give_up_after: Option<u64>,
+    /// A coordinator that says nothing for so many seconds is dead, and dialled anew; give both sides about the same.
+    #[arg(long, env = "ZEROTH_SILENCE", value_name = "SECONDS", default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    silence: u64,
+    /// Pauses between two attempts to reach the coordinator grow up to so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    longest_pause: u64,
     #[command(flatten)]
     security: Files,
     /// What to log: error, warn, info, debug, or a filter such as `evaluator=debug`.
@@ -106,13 +113,17 @@ fn run(cli: Cli) -> Result<(), Ended> {
         .map_err(|error| Ended::Input(error.to_string()))?;
     let hello = hello(&cli, &model, resources.max_batch_tokens());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
+    let silence = Duration::from_secs(cli.silence);
     let options = DialOptions {
         url: cli.coordinator,
         security,
         hello,
+        silence,
+        longest_pause: Duration::from_secs(cli.longest_pause),
         give_up_after: cli.give_up_after.map(Duration::from_secs),
     };
-    let worker = Worker { model: Arc::new(model), resources };
+    let heartbeat = HEARTBEAT.min(silence / 4);
+    let worker = Worker { model: Arc::new(model), resources, heartbeat };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // it only moves messages
         .enable_all()

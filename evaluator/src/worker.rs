@@ -19,8 +19,8 @@ use crate::model::Model;
 use crate::resources::Resources;
 use crate::session::Session;
 
-/// How often a worker says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a worker says that it is alive, where nothing else is asked for.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What a worker works with.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ pub struct Worker {
     pub model: Arc<Model>,
     /// Threads and memory.
     pub resources: Resources,
+    /// How often it says that it is alive.
+    pub heartbeat: Duration,
 }
 
 impl Worker {
@@ -39,13 +41,13 @@ impl Worker {
     pub async fn run(self, orders: Receiver<Order>, reports: Sender<Report>) -> std::io::Result<()> {
         let progress = Arc::new(AtomicU64::new(0));
         let (done, mut ended) = oneshot::channel();
+        let mut beat = tokio::time::interval(self.heartbeat);
         let compute = Compute { worker: self, sessions: BTreeMap::new(), progress: Arc::clone(&progress) };
         let answers = reports.clone();
         thread::Builder::new().name("zeroth-compute".to_owned()).spawn(move || {
             compute.run(orders, &answers);
             let _ = done.send(()); // nobody waits any more: fine
         })?;
-        let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
                 _ = &mut ended => return Ok(()),

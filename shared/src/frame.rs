@@ -78,19 +78,28 @@ pub enum FrameError {
     },
 }
 
-/// Writes `value` to `path`; what was there stays as `NAME.previous`.
+/// Makes the frame of `value`, for [`write_frame`]; `into` is emptied before and its memory used again.
 ///
 /// # Errors
-/// When the file system refuses; `path` or its previous file is then as it was.
-pub fn write_atomic<T: Serialize>(path: &Path, value: &T) -> Result<(), FrameError> {
-    let mut bytes = vec![0; HEADER]; // the payload is encoded behind it: a checkpoint is too large to be held twice
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .map_err(|error| codec(path, format!("cannot be encoded: {error}")))?;
-    let (header, payload) = bytes.split_at_mut(HEADER);
+/// When the value has no such form.
+pub fn encode<T: Serialize>(value: &T, into: &mut Vec<u8>) -> Result<(), String> {
+    into.clear();
+    into.resize(HEADER, 0); // the payload is encoded behind it: a checkpoint is too large to be held twice
+    bincode::serde::encode_into_std_write(value, into, bincode::config::standard())
+        .map_err(|error| format!("cannot be encoded: {error}"))?;
+    let (header, payload) = into.split_at_mut(HEADER);
     let (length, checksum) = (payload.len() as u64, crc32fast::hash(payload));
     let parts: [&[u8]; 4] = [MAGIC, &VERSION.to_le_bytes(), &length.to_le_bytes(), &checksum.to_le_bytes()];
     header.copy_from_slice(&parts.concat());
-    let beside = write_beside(path, &bytes).map_err(io_error(path))?;
+    Ok(())
+}
+
+/// Writes a frame to `path`; what was there stays as `NAME.previous`.
+///
+/// # Errors
+/// When the file system refuses; `path` or its previous file is then as it was.
+pub fn write_frame(path: &Path, frame: &[u8]) -> Result<(), FrameError> {
+    let beside = write_beside(path, frame).map_err(io_error(path))?;
     match fs::rename(path, previous(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(path)(error)),
         _ => {}
@@ -107,7 +116,7 @@ pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<(), FrameError> {
     put_in_place(&beside, path).map_err(io_error(path))
 }
 
-/// Reads what [`write_atomic`] wrote.
+/// Reads what [`write_frame`] wrote.
 ///
 /// # Errors
 /// See [`FrameError`].
@@ -156,7 +165,8 @@ fn payload<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8], FrameError> {
 /// Reads `path` or, when that cannot be, the file before it and why.
 ///
 /// The file before it may be damaged too, if a run went on from it while `path` was damaged and was killed between the
-/// two renames of its next write. What that write had finished is then `NAME.new`, newer than both.
+/// two renames of its next write. What that write had finished is then `NAME.new`, newer than both; it is put in place, for
+/// the next write would begin by emptying it.
 ///
 /// # Errors
 /// The first reason, when none can be read.
@@ -171,7 +181,11 @@ pub fn read_or_previous<T: DeserializeOwned>(path: &Path) -> Result<(T, Option<F
         Err(other) => other,
     };
     match read(&unfinished(path)) {
-        Ok(value) => Ok((value, Some(reason))),
+        Ok(value) => {
+            // Who may not write here will not empty it either.
+            let _ = put_in_place(&unfinished(path), path);
+            Ok((value, Some(reason)))
+        }
         // a missing current file is no news; what is wrong with the one before it is
         Err(_) => Err(if matches!(reason, FrameError::Missing { .. }) { other } else { reason }),
     }
@@ -196,8 +210,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let beside = unfinished(path);
     let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        let _ = fs::remove_file(&beside); // half a file is of no use, and may take the last of the disk
+        return Err(error);
+    }
     Ok(beside)
 }
 
@@ -225,6 +242,12 @@ mod tests {
     }
 
     type Value = (u64, Vec<f64>, Option<String>);
+
+    fn write_atomic(path: &Path, value: &Value) -> Result<(), FrameError> {
+        let mut frame = b"used before".to_vec();
+        encode(value, &mut frame).unwrap();
+        write_frame(path, &frame)
+    }
 
     #[test]
     fn every_state_a_crash_can_leave_is_readable() {
@@ -261,6 +284,10 @@ mod tests {
         fs::rename(&other, unfinished(&path)).unwrap();
         fs::rename(&path, previous(&path)).unwrap();
         assert_eq!(read_or_previous::<Value>(&path).unwrap().0, value(3));
+        // and killed again, as soon as the next write has emptied the file beside
+        fs::write(unfinished(&path), b"").unwrap();
+        assert_eq!(read_or_previous::<Value>(&path).unwrap().0, value(3));
+        fs::remove_file(&path).unwrap();
 
         // with all three damaged it is the damage that is told, not that the current file is missing
         fs::write(unfinished(&path), b"half").unwrap();

@@ -66,7 +66,8 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     let begun_with = checkpoint.as_ref().map(|checkpoint| &checkpoint.model);
     let model = if args.listen.is_some() { model_of(&inputs, begun_with)? } else { begun_with.cloned() };
     let (reporter, progress) = watch::channel(Progress::default());
-    let (fleet, owner) = Fleet::spawn(fleet_settings(&inputs));
+    let silence = Duration::from_secs(args.serve.silence);
+    let (fleet, owner) = Fleet::spawn(fleet::Settings { silence, ..fleet_settings(&inputs) });
     let stop = cancellable(stop);
     let clients = Clients {
         progress: progress.clone(),

@@ -18,7 +18,7 @@ mod stop;
 mod tests;
 
 pub use params::Params;
-pub use state::State;
+pub use state::{Foreseen, State};
 pub use stop::StopReason;
 
 /// The largest dimension: the two `dim * dim` matrices are then 128 MiB each, the decomposition's scratch as much.

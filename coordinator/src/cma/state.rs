@@ -37,6 +37,15 @@ struct Best {
     loss: f64,
 }
 
+/// What a generation's losses will have made of a state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foreseen {
+    /// The mean, `[dim]`.
+    pub mean: Vec<f64>,
+    /// The best candidate and its loss; none while no loss was finite.
+    pub best: Option<(Vec<f64>, f64)>,
+}
+
 impl State {
     /// A search that has not begun.
     ///
@@ -117,6 +126,19 @@ impl State {
         self.history.note(&sorted, &self.mean);
         self.remember(&ranked);
         self.check_finite()
+    }
+
+    /// What [`State::tell`] will make of the mean and of the best candidate: neither needs the covariance, so whoever
+    /// waits for them alone need not wait for the rest.
+    ///
+    /// # Errors
+    /// As [`State::tell`], but for what shows only there.
+    pub fn foresee(&self, candidates: &[Vec<f64>], losses: &[f64]) -> Result<Foreseen, Error> {
+        self.check_told(candidates, losses)?;
+        let ranked = rank(candidates, losses);
+        let told = || self.best.as_ref().map(|best| (best.candidate.clone(), best.loss));
+        let best = self.better(&ranked).map(|(x, loss)| (x.to_vec(), loss)).or_else(told);
+        Ok(Foreseen { mean: self.recombine(&ranked), best })
     }
 
     /// The best candidate told so far and its loss; the first of equals; none while no loss was finite.
@@ -272,12 +294,15 @@ impl State {
         self.sigma *= change.clamp(-1.0, 1.0).exp();
     }
 
+    /// The first of these, where it is better than any that was told before.
+    fn better<'a>(&self, ranked: &[(&'a [f64], f64)]) -> Option<(&'a [f64], f64)> {
+        let (x, loss) = *ranked.first().filter(|(_, loss)| loss.is_finite())?;
+        self.best.as_ref().is_none_or(|best| loss < best.loss).then_some((x, loss))
+    }
+
     fn remember(&mut self, ranked: &[(&[f64], f64)]) {
-        let Some((x, loss)) = ranked.first().filter(|(_, loss)| loss.is_finite()) else {
-            return;
-        };
-        if self.best.as_ref().is_none_or(|best| *loss < best.loss) {
-            self.best = Some(Best { candidate: x.to_vec(), loss: *loss });
+        if let Some((x, loss)) = self.better(ranked) {
+            self.best = Some(Best { candidate: x.to_vec(), loss });
         }
     }
 

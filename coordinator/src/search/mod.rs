@@ -1,20 +1,24 @@
 //! The search: one CMA-ES state a layer, the context they share, and the deep prompt that is kept.
 //!
-//! Pure: `propose` a population, `accept` its losses, `select` by dev score. Who evaluates, and when, is `run`'s
-//! business. A [`Search`] serialises exactly, so a resumed run goes on with the same bits.
+//! Pure: draw a population ([`Search::asking`]), `accept` its losses, `select` by dev score. Who evaluates, and when, is
+//! `run`'s business; what takes time is apart ([`Asking`], [`Telling`]), so that it can run beside an evaluation. A
+//! [`Search`] serialises exactly, so a resumed run goes on with the same bits.
 
+mod beside;
 mod context;
 pub mod race;
 mod select;
 
+pub use beside::{Asked, Asking, Telling, Told};
 pub use context::Context;
 pub use race::Race;
 pub use select::{DevScore, Selected, Selection};
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::ContextUpdate;
-use shared::random::{Domain, Stream};
 use shared::spec::{Incumbent, Select};
 use shared::task::loss::{Loss, Metric, population_loss};
 
@@ -55,10 +59,12 @@ pub struct Plan {
 }
 
 /// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
-/// each, and once more what is written of them, a triangle and the axes.
+/// each, and once more what is written of them, a triangle and the axes; of three layers a second copy: the one that is
+/// asked, the one that is told, and the one told before in a checkpoint that waits for the disk.
 pub fn memory_bytes(tuned: usize, dim: usize) -> u64 {
     let matrix = 8 * (dim * dim) as u64;
-    tuned as u64 * (2 * matrix + matrix / 2 + matrix)
+    let layers = tuned as u64;
+    (layers + 3) * 2 * matrix + layers * (matrix / 2 + matrix)
 }
 
 /// One population, ready to be evaluated.
@@ -92,10 +98,17 @@ pub struct Generation {
     pub losses: Vec<f64>,
     /// The best loss of the run so far at this layer.
     pub best: f64,
-    /// Step size after the update.
-    pub sigma: f64,
-    /// The context's change.
+}
+
+/// A generation whose losses have come.
+#[derive(Debug)]
+pub struct Accepted {
+    /// What it has shown.
+    pub generation: Generation,
+    /// The context's change: all that the next generation waits for.
     pub update: ContextUpdate,
+    /// What its layer's distribution has yet to learn.
+    pub telling: Telling,
 }
 
 /// What a search has cost.
@@ -119,7 +132,9 @@ impl Spent {
 /// The state of one run's search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
-    states: Vec<cma::State>,
+    /// Shared with whoever asks, tells or writes; who changes one makes its own copy.
+    #[serde(with = "beside::states")]
+    states: Vec<Arc<cma::State>>,
     context: Context,
     selection: Selection,
     generation: u64,
@@ -140,7 +155,8 @@ impl Search {
             mean: None,
             active: true,
         };
-        let states = (0..plan.tuned).map(|_| cma::State::new(&options)).collect::<Result<_, _>>()?;
+        let states = (0..plan.tuned).map(|_| cma::State::new(&options).map(Arc::new));
+        let states = states.collect::<Result<_, _>>()?;
         Ok(Self {
             states,
             context: Context::new(plan.layers, plan.dim),
@@ -151,22 +167,24 @@ impl Search {
         })
     }
 
-    /// The next population, bottom layer to top and again; `None` when the budget does not cover another one.
+    /// What draws the next population, bottom layer to top and again, or the one `ahead` generations after it. `None`
+    /// when what is left of the budget does not cover it for certain, or its layer has losses to learn before.
     ///
-    /// # Errors
-    /// A covariance that has broken down beyond repair.
-    pub fn propose(&mut self, plan: &Plan) -> Result<Option<Proposal>, cma::Error> {
-        if self.affordable(plan) == 0 {
-            return Ok(None);
+    /// Between two generations of a layer, its state must have been told the losses of the first ([`Search::told`]).
+    pub fn asking(&self, plan: &Plan, ahead: u64) -> Option<Asking> {
+        let tuned = plan.tuned as u64;
+        if self.affordable(plan) <= ahead || ahead >= tuned {
+            return None;
         }
-        let layer = (self.generation % plan.tuned as u64) as usize;
-        let state = &mut self.states[layer];
-        let count = plan.population * plan.dim;
-        let mut normals = vec![0.0; count];
-        Stream::new(plan.seed, Domain::Search, layer as u64)
-            .fill_normals(state.generation() * count as u64, &mut normals);
-        let points = state.ask(&normals)?;
-        Ok(Some(Proposal { layer: Layer(layer as u32), version: self.context.version(), points }))
+        let layer = Layer(((self.generation + ahead) % tuned) as u32);
+        let version = ContextVersion(self.context.version().0 + ahead);
+        Some(Asking::new(layer, version, Arc::clone(&self.states[layer.index()]), plan.seed))
+    }
+
+    /// Takes what was drawn: its layer's state has come to know of it.
+    pub fn asked(&mut self, asked: Asked) -> Proposal {
+        self.states[asked.proposal.layer.index()] = asked.state;
+        asked.proposal
     }
 
     /// Generations that what is left of the budget covers whole: as many will come, or more where racing saves calls.
@@ -185,53 +203,56 @@ impl Search {
         self.spent.spared += seen.iter().map(|&seen| plan.examples - u64::from(seen)).sum::<u64>();
     }
 
-    /// Takes the losses of a proposal: updates its layer's distribution and the context (paper: Algorithm 1).
+    /// Takes the losses of a proposal: counts it and sets its layer's incumbent (paper: Algorithm 1). What the layer's
+    /// distribution learns of them comes later, by [`Search::told`].
     ///
     /// `labels` are those of the training examples, in order.
     ///
     /// # Errors
-    /// As [`cma::State::tell`].
+    /// As [`cma::State::foresee`].
     pub fn accept(
         &mut self,
         plan: &Plan,
         run: RunId,
-        proposal: &Proposal,
+        proposal: Proposal,
         gathered: &Gathered,
         labels: &[u32],
-    ) -> Result<Generation, cma::Error> {
+    ) -> Result<Accepted, cma::Error> {
         let losses: Vec<f64> = gathered
             .losses
             .iter()
             .zip(&gathered.predicted)
             .map(|(losses, predicted)| population_loss(plan.loss, plan.metric, losses, predicted, labels))
             .collect();
-        let state = &mut self.states[proposal.layer.index()];
-        state.tell(&proposal.points, &losses)?;
-        let (best_z, best) = match state.best() {
-            Some((z, loss)) => (z.to_vec(), loss),
-            None => (state.mean().to_vec(), f64::NAN), // every loss so far was NaN
-        };
-        let z = match plan.incumbent {
+        let Proposal { layer, points, .. } = proposal;
+        let state = &self.states[layer.index()];
+        let foreseen = state.foresee(&points, &losses)?;
+        let mean = &foreseen.mean;
+        let (best_z, best) = foreseen.best.as_ref().map_or((mean, f64::NAN), |(z, loss)| (z, *loss)); // all were NaN
+        let z = to_f32(match plan.incumbent {
             Incumbent::Best => best_z,
-            Incumbent::Mean => state.mean().to_vec(),
-            Incumbent::GenerationBest => smallest(&losses).map_or(best_z, |i| proposal.points[i].clone()),
-        };
-        let sigma = state.sigma();
+            Incumbent::Mean => mean,
+            Incumbent::GenerationBest => smallest(&losses).map_or(best_z, |i| &points[i]),
+        });
         self.generation += 1;
         self.spent.candidates += plan.population as u64;
         if best.is_finite() {
             self.best_loss = Some(self.best_loss.map_or(best, |old| old.min(best)));
         }
-        let update = self.context.set(run, proposal.layer, to_f32(&z));
-        Ok(Generation {
-            number: self.generation,
-            sweep: (self.generation - 1) / plan.tuned as u64 + 1,
-            layer: proposal.layer,
-            losses,
-            best,
-            sigma,
-            update,
+        let number = self.generation;
+        let sweep = (number - 1) / plan.tuned as u64 + 1;
+        Ok(Accepted {
+            update: self.context.set(run, layer, z),
+            telling: Telling::new(layer, Arc::clone(state), points, losses.clone()),
+            generation: Generation { number, sweep, layer, losses, best },
         })
+    }
+
+    /// Takes what a layer's distribution has learnt; gives its step size.
+    pub fn told(&mut self, told: Told) -> f64 {
+        let sigma = told.state.sigma();
+        self.states[told.layer.index()] = told.state;
+        sigma
     }
 
     /// Whether the context is to be scored on dev now: every `dev_every` generations, and when the budget is spent.

@@ -28,9 +28,23 @@ fn gathered(proposal: &Proposal) -> Gathered {
     Gathered { predicted: vec![vec![0]; losses.len()], losses, evaluators: 1 }
 }
 
+/// The next population, or the one `ahead` generations after it.
+fn drawn(search: &mut Search, plan: &Plan, ahead: u64) -> Option<Proposal> {
+    let asked = search.asking(plan, ahead)?.ask().unwrap();
+    Some(search.asked(asked))
+}
+
+fn accepted(search: &mut Search, plan: &Plan, proposal: Proposal) -> Accepted {
+    let gathered = gathered(&proposal);
+    search.accept(plan, RunId(1), proposal, &gathered, &[0]).unwrap()
+}
+
+/// A generation, one thing after the other.
 fn step(search: &mut Search, plan: &Plan) -> Option<Generation> {
-    let proposal = search.propose(plan).unwrap()?;
-    Some(search.accept(plan, RunId(1), &proposal, &gathered(&proposal), &[0]).unwrap())
+    let proposal = drawn(search, plan, 0)?;
+    let Accepted { generation, telling, .. } = accepted(search, plan, proposal);
+    search.told(telling.tell().unwrap());
+    Some(generation)
 }
 
 #[test]
@@ -68,6 +82,43 @@ fn a_search_read_back_goes_on_with_the_same_bits() {
         assert_eq!(step(&mut resumed, &plan).unwrap(), expected);
     }
     assert_eq!(resumed, through);
+}
+
+/// Populations are drawn before the generation below has its losses, and losses are learnt after the next one has its
+/// own: every number is as it is one thing after the other, whatever the incumbent, and so is a search written down in
+/// between.
+#[test]
+fn what_runs_beside_an_evaluation_changes_no_bit() {
+    for (tuned, incumbent) in
+        [(3, Incumbent::Best), (3, Incumbent::Mean), (2, Incumbent::GenerationBest), (1, Incumbent::Mean)]
+    {
+        let plan = Plan { tuned, incumbent, ..plan() };
+        let mut plain = Search::new(&plan).unwrap();
+        let mut search = Search::new(&plan).unwrap();
+        let mut telling: Option<Telling> = None;
+        let mut ahead = None;
+        while let Some(current) = ahead.take().or_else(|| drawn(&mut search, &plan, 0)) {
+            telling.take().map(|telling| search.told(telling.tell().unwrap()));
+            let written = bincode::serde::encode_to_vec(&search, bincode::config::standard()).unwrap();
+            ahead = drawn(&mut search, &plan, 1);
+            assert_eq!(ahead.is_some(), tuned > 1 && search.affordable(&plan) > 1);
+
+            let config = bincode::config::standard();
+            let (mut resumed, _): (Search, _) = bincode::serde::decode_from_slice(&written, config).unwrap();
+            assert_eq!(drawn(&mut resumed, &plan, 0).unwrap(), current, "drawn again after a resume");
+
+            let now = accepted(&mut search, &plan, current);
+            let (z, layer) = (now.update.z.clone(), now.generation.layer);
+            assert_eq!(Some(now.generation), step(&mut plain, &plan));
+            assert_eq!(z, plain.context().zs()[layer.index()]);
+            telling = Some(now.telling);
+            if tuned == 1 {
+                telling.take().map(|telling| search.told(telling.tell().unwrap()));
+            }
+        }
+        telling.map(|telling| search.told(telling.tell().unwrap()));
+        assert_eq!(search, plain);
+    }
 }
 
 #[test]

@@ -22,6 +22,10 @@ pub struct Args {
     /// Authority (PEM) that callers' certificates must come from: mutual TLS.
     #[arg(long, env = "ZEROTH_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// An evaluator that says nothing for so many seconds is lost, and its work goes to others.
+    #[arg(long, env = "ZEROTH_SILENCE", value_name = "SECONDS", default_value_t = 15,
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub silence: u64,
 }
 
 /// Connects to the coordinator at `url`; the second value puts the token into each call.

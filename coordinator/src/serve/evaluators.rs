@@ -17,9 +17,6 @@ use crate::fleet::{Handle, LinkEnds};
 /// How long an evaluator may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// How often an evaluator hears that the coordinator is alive.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// An evaluator that does not take an order for so long is given up.
 const STUCK: Duration = Duration::from_secs(20);
 
@@ -32,13 +29,14 @@ type Orders = mpsc::Sender<Result<v1::Order, Status>>;
 #[derive(Clone, Debug)]
 pub(super) struct Evaluators {
     fleet: Handle,
+    heartbeat: Duration,
     closing: watch::Receiver<bool>,
 }
 
 impl Evaluators {
-    /// `closing` turns true when streams have to end.
-    pub(super) fn new(fleet: Handle, closing: watch::Receiver<bool>) -> Self {
-        Self { fleet, closing }
+    /// An evaluator hears something each `heartbeat` at least; `closing` turns true when streams have to end.
+    pub(super) fn new(fleet: Handle, heartbeat: Duration, closing: watch::Receiver<bool>) -> Self {
+        Self { fleet, heartbeat, closing }
     }
 }
 
@@ -63,7 +61,7 @@ impl Service for Evaluators {
                     evaluator: link.id.0,
                 });
                 let _ = put(&out, first).await; // a stream that has ended already ends the pump too
-                tokio::spawn(pump(link, reports, out, self.closing.clone()));
+                tokio::spawn(pump(link, reports, out, self.heartbeat, self.closing.clone()));
             }
             Err(refusal) => {
                 let _ = put(&out, order::Kind::Refused(refusal.into())).await; // the only message
@@ -87,12 +85,13 @@ async fn pump(
     link: LinkEnds,
     reports: Streaming<v1::Report>,
     out: Orders,
+    heartbeat: Duration,
     mut closing: watch::Receiver<bool>,
 ) {
     let id = link.id;
     let problem = tokio::select! {
         received = receive(reports, link.reports) => received.err(),
-        () = send(link.orders, link.dropped, &out) => None,
+        () = send(link.orders, link.dropped, &out, heartbeat) => None,
         _ = closing.wait_for(|&closing| closing) => None,
     };
     if let Some(problem) = problem {
@@ -128,8 +127,13 @@ fn unreadable(error: WireError) -> Refusal {
 }
 
 /// Orders and heartbeats from the fleet to the stream, until the fleet drops the evaluator.
-async fn send(mut orders: mpsc::Receiver<Order>, dropped: oneshot::Receiver<Refusal>, out: &Orders) {
-    let mut beat = interval(HEARTBEAT);
+async fn send(
+    mut orders: mpsc::Receiver<Order>,
+    dropped: oneshot::Receiver<Refusal>,
+    out: &Orders,
+    heartbeat: Duration,
+) {
+    let mut beat = interval(heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let sent = tokio::select! {

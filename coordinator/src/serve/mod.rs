@@ -8,6 +8,7 @@ mod status;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::client::{KEEPALIVE, MESSAGE, WINDOW};
 use proto::v1::evaluators_server::EvaluatorsServer;
@@ -27,6 +28,9 @@ use crate::fleet::Handle;
 use clients::Service;
 use evaluators::Evaluators;
 
+/// How often an evaluator hears that the coordinator is alive, at least.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// What can go wrong with a server or with a call to one.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -39,17 +43,26 @@ pub enum ServeError {
 }
 
 /// How to serve: who may call, and over what.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ServeOptions {
     token: Option<Arc<[u8]>>,
     tls: Option<ServerTlsConfig>,
     stopping: Option<watch::Receiver<bool>>,
+    /// How often an evaluator hears that the coordinator is alive.
+    heartbeat: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { token: None, tls: None, stopping: None, heartbeat: HEARTBEAT }
+    }
 }
 
 impl std::fmt::Debug for ServeOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (token, tls) = (self.token.is_some(), self.tls.is_some());
-        f.debug_struct("ServeOptions").field("token", &token).field("tls", &tls).finish() // never the token itself
+        let mut shown = f.debug_struct("ServeOptions"); // never the token itself
+        shown.field("token", &token).field("tls", &tls).field("heartbeat", &self.heartbeat).finish()
     }
 }
 
@@ -93,7 +106,9 @@ impl TryFrom<&cli::Args> for ServeOptions {
                 return Err(ServeError::Input("--tls-cert and --tls-key belong together".to_owned()));
             }
         };
-        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, stopping: None })
+        // who wants to know of losses sooner is heard of sooner too: evaluators have the same option
+        let heartbeat = HEARTBEAT.min(Duration::from_secs(args.silence) / 4);
+        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, stopping: None, heartbeat })
     }
 }
 
@@ -118,7 +133,7 @@ pub async fn serve(
         server = server.tls_config(tls).map_err(wrong)?;
     }
     let (close, closing) = watch::channel(false);
-    let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing));
+    let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, options.heartbeat, closing));
     let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let runs = RunsServer::new(clients.into()).max_decoding_message_size(MESSAGE);
     let check = Check(options.token);

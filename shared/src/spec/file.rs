@@ -198,6 +198,7 @@ impl RunFile {
             memory: self.memory()?,
             projections: self.name("run.projections")?,
             lease_timeout_s: self.positive("run.lease_timeout_s")? as u64,
+            write_timeout_s: self.positive("run.write_timeout_s")? as u64,
         })
     }
 

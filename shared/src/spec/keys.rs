@@ -123,6 +123,11 @@ pub const KEYS: &[Key] = &[
         "`memory` (kept), `regenerate` (made anew for each piece of work) or `auto` (kept while they fit into half of `run.memory`)",
     ),
     key("run.lease_timeout_s", "60", "seconds after which unanswered work is given to another evaluator"),
+    key(
+        "run.write_timeout_s",
+        "600",
+        "seconds that a finished run goes on trying to write into a folder that is full or read-only (docs/troubleshooting.md)",
+    ),
 ];
 
 /// Whether a section of that name exists.

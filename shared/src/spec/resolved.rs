@@ -259,6 +259,8 @@ pub struct RunSettings {
     pub projections: KeepProjections,
     /// Seconds until unanswered work is given to another evaluator.
     pub lease_timeout_s: u64,
+    /// Seconds that a finished run tries to write what it has found.
+    pub write_timeout_s: u64,
 }
 
 impl RunSpec {

@@ -177,6 +177,7 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("run.memory", Some("4GiB"), false),
     ("run.projections", Some("regenerate"), false),
     ("run.lease_timeout_s", Some("1"), false),
+    ("run.write_timeout_s", Some("1"), false),
 ];
 
 #[test]

@@ -1,0 +1,187 @@
+//! Generation after generation, with nothing between two of them but one small message.
+//!
+//! While a generation is evaluated, the one after it is drawn and offered, and the one before it is learnt from, scored
+//! on dev and written down. When its losses have come, the next one waits for its layer's new incumbent alone. What runs
+//! beside what changes no number: a layer's state waits for its own losses, and the search is as one generation after the
+//! other would have left it whenever it is written down.
+
+use std::time::Instant;
+
+use shared::ids::RunId;
+use shared::messages::Prompted;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::try_join;
+
+use super::session::Session;
+use crate::cma;
+use crate::error::Error;
+use crate::events::Event;
+use crate::fleet::{FleetError, Gathered, Handle, Ticket};
+use crate::progress::State;
+use crate::racing;
+use crate::search::{Accepted, DevScore, Generation, Proposal, Race, Told};
+
+/// A generation that is being evaluated, or waits for the context to be.
+struct Flight {
+    proposal: Proposal,
+    way: Way,
+}
+
+/// How it is evaluated.
+enum Way {
+    /// All of it has been offered.
+    Offered(Ticket),
+    /// Stage by stage, each of which follows from the losses of those before.
+    Raced(Race),
+}
+
+/// A generation whose losses have come and whose incumbent is set; the rest of it is not done yet.
+struct Open {
+    generation: Generation,
+    /// What a race has shown of its candidates.
+    seen: Option<Vec<u32>>,
+    version: u64,
+    seconds: f64,
+    evaluators: usize,
+    lesson: Lesson,
+}
+
+/// What its layer's distribution makes of it.
+enum Lesson {
+    Telling(JoinHandle<Result<Told, cma::Error>>),
+    /// The step size after it.
+    Learnt(f64),
+}
+
+/// What a flight has brought.
+type Landed = (Proposal, Gathered, Option<Vec<u32>>);
+
+impl Session<'_> {
+    /// Generation after generation until the budget is spent.
+    pub(super) async fn search(&mut self) -> Result<(), Error> {
+        let labels = self.inputs.train_labels();
+        self.report(State::Searching);
+        let mut before: Option<Open> = None;
+        let mut next = self.launch(0).await?;
+        while let Some(flight) = next.take() {
+            let began = Instant::now();
+            let (fleet, id) = (self.fleet, self.id);
+            let evaluated = async { Ok(evaluated(fleet, id, flight).await?) };
+            let ((proposal, gathered, seen), ahead) = try_join!(evaluated, self.beside(before.take()))?;
+
+            // All evaluators wait from here...
+            let (version, evaluators) = (proposal.version.0, gathered.evaluators);
+            let search = &mut self.state.search;
+            search.spare(&self.plan, seen.as_deref().unwrap_or_default());
+            let accepted = search.accept(&self.plan, self.id, proposal, &gathered, &labels)?;
+            let Accepted { generation, update, telling } = accepted;
+            self.fleet.set_context(update).await?;
+            // ...to here.
+
+            let lesson = Lesson::Telling(spawn_blocking(|| telling.tell())); // soon done, should nobody wait for it
+            let seconds = began.elapsed().as_secs_f64();
+            let open = before.insert(Open { generation, seen, version, seconds, evaluators, lesson });
+            next = match ahead {
+                Some(flight) => Some(flight),
+                None => {
+                    self.learn(open).await?; // a single layer's next population follows from it
+                    self.launch(0).await?
+                }
+            };
+        }
+        self.beside(before).await.map(drop)
+    }
+
+    /// What is done while a generation is evaluated: the one before it is finished and written down, and the one after
+    /// it, if it is certain to come, is launched.
+    async fn beside(&mut self, before: Option<Open>) -> Result<Option<Flight>, Error> {
+        let Some(mut open) = before else {
+            return self.launch(1).await;
+        };
+        let (scorer, inputs, set) = (self.scorer(), self.inputs, self.dev_set());
+        let version = self.state.search.context().version();
+        let wanted = self.state.search.wants_dev(&self.plan);
+        let dev = async {
+            let score = scorer.score(version, Prompted::Context, set, &inputs.dev);
+            if wanted { score.await.map(Some) } else { Ok(None) }
+        };
+        let ahead = async {
+            if self.plan.tuned == 2 {
+                self.learn(&mut open).await?; // both are of one layer
+            }
+            let ahead = self.launch(1).await?;
+            self.learn(&mut open).await?;
+            Ok(ahead)
+        };
+        let (dev, ahead) = try_join!(dev, ahead)?;
+        self.settle(open, dev).await?;
+        Ok(ahead)
+    }
+
+    /// Draws a population and offers it, so that it is there when the context it waits for is.
+    async fn launch(&mut self, ahead: u64) -> Result<Option<Flight>, Error> {
+        let Some(asking) = self.state.search.asking(&self.plan, ahead) else {
+            return Ok(None);
+        };
+        let asked = spawn_blocking(|| asking.ask()).await.map_err(Error::failed)??;
+        let proposal = self.state.search.asked(asked);
+        let way = if self.plan.racing {
+            Way::Raced(self.state.search.race(&self.plan, &proposal))
+        } else {
+            let (candidates, all) = (proposal.candidates(), 0..self.plan.examples as u32);
+            let offered = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates, all);
+            Way::Offered(offered.await?)
+        };
+        Ok(Some(Flight { proposal, way }))
+    }
+
+    /// Waits until a generation's layer has learnt from it.
+    async fn learn(&mut self, open: &mut Open) -> Result<(), Error> {
+        if let Lesson::Telling(telling) = &mut open.lesson {
+            let told = telling.await.map_err(Error::failed)??;
+            open.lesson = Lesson::Learnt(self.state.search.told(told));
+        }
+        Ok(())
+    }
+
+    /// Ends a generation: selects by its dev score and has it written down.
+    async fn settle(&mut self, open: Open, dev: Option<DevScore>) -> Result<(), Error> {
+        let Open { generation, seen, version, seconds, evaluators, lesson } = open;
+        let Lesson::Learnt(sigma) = lesson else {
+            return Err(Error::failed("a generation is settled before its layer has learnt from it"));
+        };
+        let selected = dev.is_some_and(|score| self.state.search.select(&self.plan, score));
+        let event = Event::Generation {
+            generation: generation.number,
+            sweep: generation.sweep,
+            layer: generation.layer.0,
+            version,
+            calls: self.state.search.calls(),
+            saved_calls: self.plan.racing.then(|| self.state.search.saved_calls()),
+            losses: generation.losses,
+            seen,
+            best: generation.best,
+            sigma,
+            dev,
+            selected,
+            seconds,
+            evaluators,
+        };
+        self.keeper.append(&event).await?;
+        self.save();
+        self.report(State::Searching);
+        Ok(())
+    }
+}
+
+/// Waits for a generation's losses; in a race, how many examples each candidate has seen, too.
+async fn evaluated(fleet: &Handle, run: RunId, flight: Flight) -> Result<Landed, FleetError> {
+    let Flight { proposal, way } = flight;
+    match way {
+        Way::Offered(ticket) => Ok((proposal, ticket.gathered().await?, None)),
+        Way::Raced(race) => {
+            let (gathered, seen) = racing::evaluate(fleet, run, &proposal, race).await?;
+            Ok((proposal, gathered, Some(seen)))
+        }
+    }
+}

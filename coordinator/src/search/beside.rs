@@ -1,0 +1,100 @@
+//! The optimiser's arithmetic apart from the search, so that it can run beside an evaluation: drawing a layer's next
+//! population, and learning from the losses of the last one. Both work on a copy of the layer's state.
+
+use std::sync::Arc;
+
+use shared::ids::{ContextVersion, Layer};
+use shared::random::{Domain, Stream};
+
+use super::Proposal;
+use crate::cma;
+
+/// A population to be drawn.
+#[derive(Debug)]
+pub struct Asking {
+    layer: Layer,
+    version: ContextVersion,
+    state: Arc<cma::State>,
+    seed: u64,
+}
+
+/// A population drawn, and its layer's state since.
+#[derive(Debug)]
+pub struct Asked {
+    pub(super) proposal: Proposal,
+    pub(super) state: Arc<cma::State>,
+}
+
+impl Asking {
+    pub(super) fn new(layer: Layer, version: ContextVersion, state: Arc<cma::State>, seed: u64) -> Self {
+        Self { layer, version, state, seed }
+    }
+
+    /// Draws it, with normals from the counter-based stream. Drawn again, after a resume say, it is the same.
+    ///
+    /// # Errors
+    /// A covariance that has broken down beyond repair.
+    pub fn ask(self) -> Result<Asked, cma::Error> {
+        let Self { layer, version, mut state, seed } = self;
+        let count = state.population() * state.dim();
+        let mut normals = vec![0.0; count];
+        Stream::new(seed, Domain::Search, u64::from(layer.0))
+            .fill_normals(state.generation() * count as u64, &mut normals);
+        let points = Arc::make_mut(&mut state).ask(&normals)?;
+        Ok(Asked { proposal: Proposal { layer, version, points }, state })
+    }
+}
+
+/// Losses to be learnt from.
+#[derive(Debug)]
+pub struct Telling {
+    layer: Layer,
+    state: Arc<cma::State>,
+    points: Vec<Vec<f64>>,
+    losses: Vec<f64>,
+}
+
+/// A layer's state that has learnt.
+#[derive(Debug)]
+pub struct Told {
+    pub(super) layer: Layer,
+    pub(super) state: Arc<cma::State>,
+}
+
+impl Telling {
+    pub(super) fn new(layer: Layer, state: Arc<cma::State>, points: Vec<Vec<f64>>, losses: Vec<f64>) -> Self {
+        Self { layer, state, points, losses }
+    }
+
+    /// Learns.
+    ///
+    /// # Errors
+    /// As [`cma::State::tell`].
+    pub fn tell(self) -> Result<Told, cma::Error> {
+        let Self { layer, mut state, points, losses } = self;
+        Arc::make_mut(&mut state).tell(&points, &losses)?;
+        Ok(Told { layer, state })
+    }
+}
+
+/// Layers' states on disk: as if nobody shared them.
+pub(super) mod states {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::cma::State;
+
+    pub(in crate::search) fn serialize<S: Serializer>(
+        states: &[Arc<State>],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(states.iter().map(|state| &**state))
+    }
+
+    pub(in crate::search) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<Arc<State>>, D::Error> {
+        Ok(Vec::<State>::deserialize(from)?.into_iter().map(Arc::new).collect())
+    }
+}
