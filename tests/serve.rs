@@ -150,6 +150,10 @@ fn a_coordinator_started_again_goes_on_with_its_runs() {
         assert_as(&standing, &case, id, &format!("whole-{id}"));
     }
     assert_eq!(standing.submit(&case, &[]), 4);
+    run(&mut standing.command(&case, "cancel", &["4"])).expect(0);
+    standing.process.kill();
+    let standing = Standing::start_at(&case, &address, &[]);
+    assert_eq!(standing.status(&case, 4)["state"], "cancelled");
 }
 
 /// An evaluator serves the runs whose model and type it has, and is not sent away for the others. Where the coordinator

@@ -1,6 +1,6 @@
 //! Two programs of different versions: each says why it cannot go on, once, and does not come back for more. And health,
 //! which says when nobody should begin anything.
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers, too, end by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's helpers, too, end by panicking
 
 use std::net::SocketAddr;
 use std::time::Duration;
