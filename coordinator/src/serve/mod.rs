@@ -139,13 +139,18 @@ pub async fn serve(
     let check = Check(options.token);
     let (mut health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServeError::Transport(error.to_string()))?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let defect = |error: tonic_reflection::server::Error| ServeError::Transport(error.to_string());
+    let reflection = described().build_v1().map_err(defect)?;
+    let reflection_alpha = described().build_v1alpha().map_err(defect)?; // what Python's client of it speaks
     server
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(InterceptedService::new(evaluators, check.clone()))
         .add_service(InterceptedService::new(runs, check))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {

@@ -2,7 +2,8 @@
 //! for their turn. What it knows of them is on disk before a client is told, so that it goes on where it was after any
 //! end.
 //!
-//! The shelf is looked at under a lock that is never held across an await. A run is on it from its submission on, is
+//! The shelf is looked at under a lock that is never held across an await, and records are written under it, so that they
+//! are in the order of what happened. A run is on it from its submission on, is
 //! queued, is at work in a task of its own, and has ended; [`Standing::close`] waits for every task.
 
 mod record;
@@ -108,15 +109,21 @@ struct Entry {
 
 impl Entry {
     fn new(record: Record) -> Self {
-        let Record { submission, task, folder, last } = record;
-        let queued = || Progress { task: task.clone(), state: State::Queued, ..Progress::default() };
-        let progress = watch::Sender::new(last.unwrap_or_else(queued));
-        Self { task, folder, submission, progress, stop: watch::Sender::new(false), cancelled: false }
+        let Record { submission, task, folder, cancelled, last } = record;
+        let state = if cancelled { State::Cancelled } else { State::Queued };
+        let begun = || Progress { task: task.clone(), state, ..Progress::default() };
+        let progress = watch::Sender::new(last.unwrap_or_else(begun));
+        Self { task, folder, submission, progress, stop: watch::Sender::new(false), cancelled }
     }
 
     fn record(&self, last: Option<Progress>) -> Record {
-        let (submission, task, folder) = (self.submission.clone(), self.task.clone(), self.folder.clone());
-        Record { submission, task, folder, last }
+        Record {
+            submission: self.submission.clone(),
+            task: self.task.clone(),
+            folder: self.folder.clone(),
+            cancelled: self.cancelled,
+            last,
+        }
     }
 
     fn over(&self) -> bool {
@@ -190,7 +197,7 @@ impl Standing {
             return Err(Denied::Input(Error::Input(problem)));
         }
         RunFolder::open(&inputs.spec, &inputs.hash, submission.resume).map_err(wrong)?;
-        let record = Record { submission, task: inputs.spec.task.name, folder, last: None };
+        let record = Record { submission, task: inputs.spec.task.name, folder, cancelled: false, last: None };
         self.0.home.write(id, &record).map_err(Denied::Failed)?;
         Ok(record)
     }
@@ -211,7 +218,7 @@ impl Standing {
     /// Ends a run; one at work leaves a checkpoint that `tune --resume`, or another submission, goes on from.
     ///
     /// # Errors
-    /// [`Denied::Unknown`] or [`Denied::Over`].
+    /// [`Denied::Unknown`], [`Denied::Over`], or [`Denied::Failed`] when it cannot be written down.
     pub fn cancel(&self, id: u64) -> Result<(), Denied> {
         let mut shelf = self.0.shelf();
         let Shelf { runs, queue, .. } = &mut *shelf;
@@ -219,12 +226,13 @@ impl Standing {
         if entry.over() {
             return Err(Denied::Over(id));
         }
+        let record = Record { cancelled: true, ..entry.record(None) };
+        self.0.home.write(id, &record).map_err(Denied::Failed)?;
         entry.cancelled = true;
         entry.stop.send_replace(true);
         if let Some(place) = queue.iter().position(|queued| *queued == id) {
             queue.remove(place);
-            drop(shelf);
-            self.end(id, Err(Error::Interrupted("cancelled before its turn".to_owned())));
+            entry.progress.send_modify(|progress| progress.state = State::Cancelled);
         }
         Ok(())
     }
@@ -279,25 +287,20 @@ impl Standing {
 
     /// A run has ended, or has been stopped to go on another time.
     fn end(&self, id: u64, ended: Result<(), Error>) {
-        let (record, last) = {
-            let mut shelf = self.0.shelf();
-            shelf.at_work.remove(&id);
-            let Some(entry) = shelf.runs.get(&id) else { return };
-            let (state, message) = match ended {
-                Ok(()) => (State::Done, String::new()),
-                Err(Error::Interrupted(_)) if entry.cancelled => (State::Cancelled, String::new()),
-                Err(Error::Interrupted(_)) => return,
-                Err(error) => (State::Failed, error.to_string()),
-            };
-            let last = Progress { state, message, ..entry.progress.borrow().clone() };
-            (entry.record(Some(last.clone())), last)
+        let mut shelf = self.0.shelf();
+        shelf.at_work.remove(&id);
+        let Some(entry) = shelf.runs.get(&id) else { return };
+        let (state, message) = match ended {
+            Ok(()) => (State::Done, String::new()),
+            Err(Error::Interrupted(_)) if entry.cancelled => (State::Cancelled, String::new()),
+            Err(Error::Interrupted(_)) => return,
+            Err(error) => (State::Failed, error.to_string()),
         };
-        if let Err(error) = self.0.home.write(id, &record) {
+        let last = Progress { state, message, ..entry.progress.borrow().clone() };
+        if let Err(error) = self.0.home.write(id, &entry.record(Some(last.clone()))) {
             warn!("run {id}: {error}; when this coordinator is started again, it will look at the run anew");
         }
-        if let Some(entry) = self.0.shelf().runs.get(&id) {
-            entry.progress.send_replace(last); // on disk first: who is told can rely on it
-        }
+        entry.progress.send_replace(last); // on disk first: who is told can rely on it
     }
 }
 

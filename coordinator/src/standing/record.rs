@@ -90,6 +90,8 @@ pub(super) struct Record {
     pub(super) task: String,
     /// The run folder.
     pub(super) folder: PathBuf,
+    /// Whether a client has cancelled it: it is not begun again, though it may not have ended yet.
+    pub(super) cancelled: bool,
     /// Where the run stood when it ended; `None` while it has not.
     pub(super) last: Option<Progress>,
 }
@@ -214,6 +216,7 @@ mod tests {
             submission: submission(RIGHT),
             task: "films".to_owned(),
             folder: home.path().join("films-3"),
+            cancelled: false,
             last,
         };
         home.write(3, &record(None)).unwrap();
