@@ -124,7 +124,9 @@ impl RunFolder {
 /// Takes the folder for this process alone.
 fn lock(folder: &Path) -> Result<File, Error> {
     let path = folder.join("lock");
-    let file = File::create(&path).map_err(Error::file(&path))?;
+    let file = File::create(&path).map_err(|error| {
+        Error::Input(format!("run.folder {}: {error}; it must be writable, with some room", folder.display()))
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Input(format!(

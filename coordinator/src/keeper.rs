@@ -155,7 +155,9 @@ impl Keeper {
                 Err(_) if soon < deadline => {}
                 Err(_) => {
                     let trouble = self.written.borrow().trouble.clone();
-                    return Err(Error::Failed(trouble.unwrap_or_else(|| "the disk takes too long".to_owned())));
+                    return Err(Error::Failed(
+                        trouble.unwrap_or_else(|| "the disk takes too long".to_owned()),
+                    ));
                 }
             }
         }

@@ -85,9 +85,9 @@ pub async fn tune(
         None => Ok(()),
     };
     let ended = match (ended, kept) {
-        (Err(Error::Interrupted(text)), Err(problem)) => {
-            Err(Error::Interrupted(format!("{text}, but its last generations could not be written: {problem}")))
-        }
+        (Err(Error::Interrupted(text)), Err(problem)) => Err(Error::Interrupted(format!(
+            "{text}, but its last generations could not be written: {problem}"
+        ))),
         (ended, _) => ended,
     };
     reporter.send_modify(|progress| match &ended {
@@ -177,4 +177,3 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         racing: spec.search.racing,
     }
 }
-

@@ -199,7 +199,8 @@ async fn greet(
     let called = timeout(options.silence, client.work(ReceiverStream::new(reports)));
     let answered = called.await.map_err(|_| broken("no answer to hello".to_owned()))?;
     let mut orders = answered.map_err(|status| failed_call(&status))?.into_inner();
-    let first = timeout(options.silence, orders.message()).await.map_err(|_| broken("no welcome".to_owned()))?;
+    let first =
+        timeout(options.silence, orders.message()).await.map_err(|_| broken("no welcome".to_owned()))?;
     let first = first.map_err(|status| failed_call(&status))?;
     match first.and_then(|order| order.kind) {
         Some(order::Kind::Welcome(welcome)) => {

@@ -62,12 +62,7 @@ pub struct Told {
 }
 
 impl Telling {
-    pub(super) fn new(
-        layer: Layer,
-        state: Arc<cma::State>,
-        points: Vec<Vec<f64>>,
-        losses: Vec<f64>,
-    ) -> Self {
+    pub(super) fn new(layer: Layer, state: Arc<cma::State>, points: Vec<Vec<f64>>, losses: Vec<f64>) -> Self {
         Self { layer, state, points, losses }
     }
 
@@ -90,7 +85,10 @@ pub(super) mod states {
 
     use crate::cma::State;
 
-    pub(in crate::search) fn serialize<S: Serializer>(states: &[Arc<State>], to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::search) fn serialize<S: Serializer>(
+        states: &[Arc<State>],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         to.collect_seq(states.iter().map(|state| &**state))
     }
 

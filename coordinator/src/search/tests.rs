@@ -89,12 +89,9 @@ fn a_search_read_back_goes_on_with_the_same_bits() {
 /// between.
 #[test]
 fn what_runs_beside_an_evaluation_changes_no_bit() {
-    for (tuned, incumbent) in [
-        (3, Incumbent::Best),
-        (3, Incumbent::Mean),
-        (2, Incumbent::GenerationBest),
-        (1, Incumbent::Mean),
-    ] {
+    for (tuned, incumbent) in
+        [(3, Incumbent::Best), (3, Incumbent::Mean), (2, Incumbent::GenerationBest), (1, Incumbent::Mean)]
+    {
         let plan = Plan { tuned, incumbent, ..plan() };
         let mut plain = Search::new(&plan).unwrap();
         let mut search = Search::new(&plan).unwrap();
