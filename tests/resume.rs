@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tests::{
     Case, Coordinator, Dice, Ended, Family, Process, artefact, evaluator, generations, generations_done, run,
@@ -44,7 +45,7 @@ fn resume(case: &Case, folder: &str) -> Ended {
 }
 
 fn killed_at_random(case: Case) {
-    let (case, _) = whole(case.set("search.budget", "360"));
+    let (case, _) = whole(case.long(60));
     for seed in 1..=4 {
         let folder = format!("killed-{seed}");
         let mut dice = Dice(seed);
@@ -72,6 +73,45 @@ fn killed_at_random_generations_racing() {
     killed_at_random(Case::masked(Family::Bert, "prefix").set("search.racing", "true"));
 }
 
+/// At any instruction, not only between two generations: while it prepares, writes, resumes or finishes.
+#[test]
+fn killed_at_random_moments_many_times() {
+    let (case, first) = whole(Case::masked(Family::Bert, "add").long(60));
+    let took = (first.json()["seconds"].as_f64().unwrap() * 1000.0) as usize;
+    for seed in 1..=2 {
+        let (folder, mut dice, mut kills) = (format!("moments-{seed}"), Dice(seed), 0);
+        loop {
+            let mut process = Process::start(&mut case.tune(&folder, &["--resume"]));
+            // moments are what this is about; later ones each time, so that it ends on any machine
+            let moment = dice.roll(0, took / 4 + 40 * kills + 40);
+            std::thread::sleep(Duration::from_millis(moment as u64));
+            if !process.is_running() {
+                process.wait().expect(0);
+                break;
+            }
+            process.kill_or_ended();
+            kills += 1;
+        }
+        assert!(kills >= 5, "{kills} kills struck");
+        assert_as_whole(&case, &folder);
+    }
+}
+
+/// With its files gone a run is as good as never begun; with the newest gone, one generation older.
+#[test]
+fn removed_checkpoints() {
+    let (case, _) = bert();
+    interrupted(&case, "newest");
+    fs::remove_file(case.path("newest").join("checkpoint.bin")).unwrap();
+    resume(&case, "newest").expect(0);
+    assert_as_whole(&case, "newest");
+    for file in interrupted(&case, "both") {
+        fs::remove_file(file).unwrap();
+    }
+    resume(&case, "both").expect(0);
+    assert_as_whole(&case, "both");
+}
+
 #[test]
 fn killed_before_the_first_generation() {
     let (case, _) = bert();
@@ -94,9 +134,9 @@ fn killed_while_finishing() {
     let (case, _) = whole(case);
     let mut process = Process::start(&mut case.tune("finishing", &[]));
     process.err_line("scoring the tuned prompt");
-    process.kill();
     let folder = case.path("finishing");
-    assert_eq!(generations_done(&folder), case.generations());
+    until("the whole trace", || (generations_done(&folder) == case.generations()).then_some(()));
+    process.kill();
     assert!(!folder.join("prompt.safetensors").exists(), "it had finished before the kill");
     resume(&case, "finishing").expect(0);
     assert_as_whole(&case, "finishing");

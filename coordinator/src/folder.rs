@@ -58,7 +58,7 @@ impl RunFolder {
         fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
         let busy =
             "another coordinator is at work in this run folder; wait for it, or choose another run.folder";
-        Ok(Self { _lock: Arc::new(Lock::take(&path, busy)?), path })
+        Ok(Self { _lock: Arc::new(Lock::take(&path, "run.folder", busy)?), path })
     }
 
     /// Writes the run file as resolved.
@@ -132,10 +132,13 @@ impl Lock {
     /// Takes `folder`.
     ///
     /// # Errors
-    /// [`Error::Input`], saying that it is `busy`, while another process holds it.
-    pub fn take(folder: &Path, busy: &str) -> Result<Self, Error> {
+    /// [`Error::Input`], saying that it is `busy`, while another process holds it, or what keeps the folder that `key`
+    /// names from being written.
+    pub fn take(folder: &Path, key: &str, busy: &str) -> Result<Self, Error> {
         let path = folder.join("lock");
-        let file = File::create(&path).map_err(Error::file(&path))?;
+        let file = File::create(&path).map_err(|error| {
+            Error::Input(format!("{key} {}: {error}; it must be writable, with some room", folder.display()))
+        })?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(Error::Input(format!("{}: {busy}", folder.display()))),

@@ -169,7 +169,14 @@ async fn evaluator_told(order: v1::Order) -> (DialError, Vec<v1::Report>) {
     let newer = EvaluatorsServer::new(Newer { order, heard });
     let incoming = TcpListenerStream::new(listener);
     let server = tokio::spawn(Server::builder().add_service(newer).serve_with_incoming(incoming));
-    let options = DialOptions { url, security: Security::default(), hello: hello("m"), give_up_after: None };
+    let options = DialOptions {
+        url,
+        security: Security::default(),
+        hello: hello("m"),
+        give_up_after: None,
+        silence: Duration::from_secs(20),
+        longest_pause: Duration::from_secs(10),
+    };
     let worker = |mut orders: mpsc::Receiver<_>, reports: mpsc::Sender<_>| {
         tokio::spawn(async move {
             while orders.recv().await.is_some() {}

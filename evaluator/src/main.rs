@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use proto::client::{Files, Security};
 use shared::messages::Hello;
 use shared::spec::{BatchTokens, Bytes, Device, KeepProjections};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tracing_subscriber::EnvFilter;
 
 /// Evaluates populations for a coordinator, with a replica of the model in this process.
@@ -101,16 +103,35 @@ enum Ended {
 }
 
 fn run(cli: Cli) -> Result<(), Ended> {
-    let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2) // it only moves messages
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let ended = runtime.block_on(work(cli));
+    runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for
+    ended
+}
+
+fn failed(error: impl std::fmt::Display) -> Ended {
+    Ended::Failed(error.to_string())
+}
+
+async fn work(cli: Cli) -> Result<(), Ended> {
+    let mut stop = pin!(stopped().map_err(failed)?);
     let limits = Limits {
         max_batch_tokens: cli.max_batch_tokens,
         projections: cli.projections,
         memory: cli.memory.map_or(Allowed::Machine, Allowed::Here),
         beside: 0,
     };
-    let resources = Resources::new(cli.threads, limits).map_err(|error| failed(&error))?;
-    let model = Model::load_on(cli.device, &cli.model, Path::new(""), cli.revision.as_deref(), cli.dtype)
-        .map_err(|error| Ended::Input(error.to_string()))?;
+    let resources = Resources::new(cli.threads, limits).map_err(failed)?;
+    let (device, dtype, path, revision) = (cli.device, cli.dtype, cli.model.clone(), cli.revision.clone());
+    let load = move || Model::load_on(device, &path, Path::new(""), revision.as_deref(), dtype);
+    let model = tokio::select! {
+        loaded = spawn_blocking(load) => loaded.map_err(failed)?.map_err(|error| Ended::Input(error.to_string()))?,
+        () = stop.as_mut() => return Ok(()), // a large model takes its time, and nobody waits for it any more
+    };
     let hello = hello(&cli, &model, resources.max_batch_tokens());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
     let silence = Duration::from_secs(cli.silence);
@@ -122,25 +143,14 @@ fn run(cli: Cli) -> Result<(), Ended> {
         longest_pause: Duration::from_secs(cli.longest_pause),
         give_up_after: cli.give_up_after.map(Duration::from_secs),
     };
-    let heartbeat = HEARTBEAT.min(silence / 4);
-    let worker = Worker { model: Arc::new(model), resources, heartbeat };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2) // it only moves messages
-        .enable_all()
-        .build()
-        .map_err(|error| failed(&error))?;
-    let ended = runtime.block_on(async {
-        let stop = stopped().map_err(|error| failed(&error))?;
-        let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
-        dial::run(options, start, stop).await.map_err(|error| match error {
-            DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
-                Ended::Input(error.to_string())
-            }
-            other => Ended::Failed(other.to_string()),
-        })
-    });
-    runtime.shutdown_background(); // the compute thread may be in the middle of a lease nobody waits for
-    ended
+    let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT.min(silence / 4) };
+    let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
+    dial::run(options, start, stop).await.map_err(|error| match error {
+        DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
+            Ended::Input(error.to_string())
+        }
+        other => failed(other),
+    })
 }
 
 /// Ends at the first SIGINT or SIGTERM: unanswered leases go back to the coordinator.

@@ -5,7 +5,9 @@
 
 mod case;
 mod cluster;
+mod disk;
 mod process;
+mod proxy;
 mod standing;
 mod trace;
 
@@ -14,7 +16,9 @@ use std::time::{Duration, Instant};
 
 pub use case::{Case, Family};
 pub use cluster::{Coordinator, evaluator, evaluator_on};
+pub use disk::SmallDisk;
 pub use process::{Ended, Process, binary, run};
+pub use proxy::{Line, Proxy};
 pub use standing::Standing;
 pub use trace::{artefact, generations, generations_done};
 

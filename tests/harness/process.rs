@@ -147,6 +147,16 @@ impl Process {
         self.ended.is_none()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many lines of standard error contain `text` by now.
+    pub fn err_lines(&self, text: &str) -> usize {
+        self.err.lines().iter().filter(|line| line.contains(text)).count()
+    }
+
     /// Sends a signal by its name: `INT`, `TERM`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
@@ -164,6 +174,14 @@ impl Process {
         let ended = self.wait();
         assert_eq!(ended.signal, Some(9), "the kill came too late\n{}", ended.report);
         ended
+    }
+
+    /// SIGKILL, unless it has ended in the meantime.
+    pub fn kill_or_ended(mut self) -> Ended {
+        if self.is_running() {
+            self.child.kill().expect("a child can be killed");
+        }
+        self.wait()
     }
 
     /// Waits for its end.

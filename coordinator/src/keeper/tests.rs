@@ -14,8 +14,8 @@ use crate::search::{DevScore, Plan, Search};
 const NOW: Duration = Duration::ZERO;
 const SOON: Duration = Duration::from_secs(30);
 
-fn checkpoint(seconds: f64) -> Checkpoint {
-    let plan = Plan {
+fn plan() -> Plan {
+    Plan {
         layers: 2,
         tuned: 2,
         dim: 3,
@@ -30,13 +30,16 @@ fn checkpoint(seconds: f64) -> Checkpoint {
         loss: Loss::Ce,
         metric: Metric::Accuracy,
         racing: false,
-    };
+    }
+}
+
+fn checkpoint(seconds: f64) -> Checkpoint {
     Checkpoint {
         spec_hash: "hash".to_owned(),
         model: ModelIdentity::default(),
         projection_stds: vec![1.0; 2],
         train_rows: vec![0],
-        search: Search::new(&plan).unwrap(),
+        search: Search::new(&plan()).unwrap(),
         events_bytes: 0,
         seconds,
         before: Before { dev: DevScore { metric: 0.0, loss: 1.0 }, test: None, test_sha256: None },
@@ -142,4 +145,46 @@ async fn the_lock_goes_with_the_writer() {
     assert!(refused.to_string().contains("another coordinator"), "{refused}");
     keeper.close().await.unwrap();
     RunFolder::hold(place.path().to_owned()).unwrap();
+}
+
+/// What a generation's checkpoint costs at a large model's size, and whom: the first two alone are the search's.
+#[test]
+#[ignore = "a measurement: prints milliseconds"]
+fn what_a_checkpoint_costs() {
+    let plan = Plan { layers: 24, tuned: 24, dim: 500, population: 20, budget: 20 * 24, ..plan() };
+    let mut state = Checkpoint { search: Search::new(&plan).unwrap(), ..checkpoint(0.0) };
+    let time = |what: &str, began: std::time::Instant| {
+        println!("{what}: {:.3} ms", began.elapsed().as_secs_f64() * 1e3);
+    };
+    let began = std::time::Instant::now();
+    let snapshot = state.clone();
+    time("snapshot of 24 layers, d = 500", began);
+    let asking = state.search.asking(&plan, 0).unwrap();
+    let began = std::time::Instant::now();
+    let proposal = state.search.asked(asking.ask().unwrap());
+    time("drawing a population (beside), its layer copied", began);
+    let gathered = crate::fleet::Gathered {
+        losses: (0..20).map(|loss| vec![loss as f32; 32]).collect(),
+        predicted: vec![vec![0; 32]; 20],
+        evaluators: 1,
+    };
+    let began = std::time::Instant::now();
+    let accepted = state.search.accept(&plan, shared::ids::RunId(1), proposal, &gathered, &[0; 32]).unwrap();
+    time("accepting 20 candidates' losses on 32 examples", began);
+    let began = std::time::Instant::now();
+    state.search.told(accepted.telling.tell().unwrap());
+    time("learning (beside), its layer copied", began);
+    let mut frame = Vec::new();
+    for round in ["first", "later"] {
+        let began = std::time::Instant::now();
+        shared::frame::encode(&snapshot, &mut frame).unwrap();
+        time(&format!("encoding {} bytes (beside), {round}", frame.len()), began);
+    }
+    let place = tempfile::tempdir().unwrap();
+    let folder = RunFolder::hold(place.path().to_owned()).unwrap();
+    for round in ["first", "later"] {
+        let began = std::time::Instant::now();
+        folder.save(&frame).unwrap();
+        time(&format!("writing it (beside), {round}"), began);
+    }
 }

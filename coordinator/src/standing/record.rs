@@ -112,8 +112,11 @@ impl Home {
         let unusable = |error| Error::Input(format!("--folder {}: {error}", path.display()));
         fs::create_dir_all(path.join(RECORDS)).map_err(unusable)?;
         let path = path.canonicalize().map_err(unusable)?;
-        let lock =
-            Lock::take(&path, "another coordinator is at work in this folder; choose another --folder")?;
+        let lock = Lock::take(
+            &path,
+            "--folder",
+            "another coordinator is at work in this folder; choose another --folder",
+        )?;
         let home = Self { path, _lock: lock };
         let records = home.records()?;
         Ok((home, records))
