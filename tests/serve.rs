@@ -40,6 +40,7 @@ fn runs_beside_each_other_are_each_as_alone() {
     let evaluators = ["a", "b"].map(|name| Process::start(&mut evaluator(&case, &standing.url(), name)));
 
     let ended = run(&mut standing.command(&case, "watch", &["--every", "1"])).expect(0);
+    assert!(ended.out.lines().any(|line| line.contains("evaluator")), "{}", ended.report());
     for id in [1, 2, 3] {
         assert!(ended.out.contains(&format!("run {id}  run  done")), "{}", ended.report());
         assert_as(&standing, &case, id, &format!("whole-{id}"));
