@@ -22,7 +22,8 @@ fn python() -> Result<PathBuf, String> {
     let venv = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&target).output();
     let venv = venv.map_err(|error| format!("python3: {error}"))?;
     succeeded("python3 -m venv", &venv)?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "-r"];
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let pip = [&quiet[..], &["--retries", "1", "--only-binary=:all:", "-r"]].concat();
     let pip = Command::new(&python).args(pip).arg(&requirements).output();
     succeeded("pip install", &pip.map_err(|error| format!("pip: {error}"))?)?;
     std::fs::write(made, wanted).unwrap(); // last: an environment without it is made anew

@@ -40,6 +40,7 @@ fn runs_beside_each_other_are_each_as_alone() {
     let evaluators = ["a", "b"].map(|name| Process::start(&mut evaluator(&case, &standing.url(), name)));
 
     let ended = run(&mut standing.command(&case, "watch", &["--every", "1"])).expect(0);
+    assert!(ended.out.lines().any(|line| line.contains("evaluator")), "{}", ended.report());
     for id in [1, 2, 3] {
         assert!(ended.out.contains(&format!("run {id}  run  done")), "{}", ended.report());
         assert_as(&standing, &case, id, &format!("whole-{id}"));
@@ -154,6 +155,30 @@ fn a_coordinator_started_again_goes_on_with_its_runs() {
     standing.process.kill();
     let standing = Standing::start_at(&case, &address, &[]);
     assert_eq!(standing.status(&case, 4)["state"], "cancelled");
+}
+
+#[test]
+fn a_cancelled_run_goes_on_when_it_is_handed_in_again() {
+    let case = bert().long(40);
+    whole(&case, "whole-1", &[]);
+    let standing = Standing::start(&case, &[]);
+    let _evaluator = Process::start(&mut evaluator(&case, &standing.url(), "only"));
+    standing.submit(&case, &[]);
+    until("generations", || (generations_done(&case.path("run-1")) >= 2).then_some(()));
+    run(&mut standing.command(&case, "cancel", &["1"])).expect(0);
+    standing.until(&case, 1, "cancelled");
+    let none = run(&mut standing.command(&case, "fetch", &["1", "--to", "early"])).expect(2);
+    assert!(none.err.contains("run 1 has no artefact yet") && !case.path("early.part").exists());
+    let again = ["run.toml", "--set", "run.folder=run-1"];
+    let held = run(&mut standing.command(&case, "submit", &again)).expect(2);
+    assert!(
+        held.err.contains("holds this run already") && held.err.contains("--resume"),
+        "{}",
+        held.report()
+    );
+    let again = [&again[..], &["--resume", "--watch"]].concat();
+    run(&mut standing.command(&case, "submit", &again)).expect(0);
+    assert_as(&standing, &case, 1, "whole-1");
 }
 
 /// An evaluator serves the runs whose model and type it has, and is not sent away for the others. Where the coordinator

@@ -3,12 +3,63 @@
 use proto::v1::{EvaluatorStatus, ListResponse, RunStatus, evaluator_status, run_status};
 use serde_json::{Value, json};
 
+/// Runs, and evaluators, that a terminal shows at most.
+const MOST: usize = 10;
+
 /// Everything, a line each.
 pub(super) fn lines(list: &ListResponse) -> Vec<String> {
     let runs = list.runs.iter().map(run_line);
     let evaluators = list.evaluators.iter().map(evaluator_line);
-    let nobody = list.evaluators.is_empty().then(|| "no evaluators".to_owned());
-    runs.chain(evaluators).chain(nobody).collect()
+    runs.chain([crowd(list)]).chain(evaluators).collect()
+}
+
+/// What fits on a terminal: of many runs those under way, of many evaluators those that something is wrong with.
+pub(super) fn picture(list: &ListResponse) -> Vec<String> {
+    let mut runs: Vec<&RunStatus> = list.runs.iter().collect();
+    runs.sort_by_key(|run| (over(run), std::cmp::Reverse(run.run)));
+    let mut evaluators: Vec<&EvaluatorStatus> = list.evaluators.iter().collect();
+    evaluators.sort_by_key(|evaluator| (std::cmp::Reverse(concern(evaluator.state())), evaluator.id));
+    let rest = |all: usize, what: &str| (all > MOST).then(|| format!("and {} more {what}", all - MOST));
+    let mut lines: Vec<String> = runs.iter().take(MOST).map(|run| run_line(run)).collect();
+    lines.extend(rest(runs.len(), "runs"));
+    lines.push(crowd(list));
+    lines.extend(evaluators.iter().take(MOST).map(|evaluator| evaluator_line(evaluator)));
+    lines.extend(rest(evaluators.len(), "evaluators"));
+    lines
+}
+
+/// Whether a run has ended.
+pub(super) fn over(run: &RunStatus) -> bool {
+    use run_status::State::{Cancelled, Done, Failed};
+    matches!(run.state(), Done | Failed | Cancelled)
+}
+
+/// How many evaluators there are, and in which states.
+pub(super) fn crowd(list: &ListResponse) -> String {
+    let mut states: Vec<evaluator_status::State> =
+        list.evaluators.iter().map(EvaluatorStatus::state).collect();
+    states.sort_by_key(|state| concern(*state));
+    let each = states.chunk_by(|a, b| a == b).filter_map(|same| Some((same.first()?, same.len())));
+    let each: Vec<String> =
+        each.map(|(state, count)| format!("{count} {}", evaluator_state(*state))).collect();
+    match (states.len(), each.join(", ")) {
+        (0, _) => "no evaluators".to_owned(),
+        (1, each) => format!("1 evaluator: {each}"),
+        (all, each) => format!("{all} evaluators: {each}"),
+    }
+}
+
+/// The more, the sooner somebody should look.
+fn concern(state: evaluator_status::State) -> u8 {
+    use evaluator_status::State;
+    match state {
+        State::Working => 0,
+        State::Idle => 1,
+        State::Preparing => 2,
+        State::Unspecified => 3,
+        State::Late => 4,
+        State::Quarantined => 5,
+    }
 }
 
 /// One run.
@@ -42,7 +93,7 @@ pub(super) fn evaluator_line(e: &EvaluatorStatus) -> String {
         e.name,
         e.device,
         e.model,
-        evaluator_state(e),
+        evaluator_state(e.state()),
         e.leases,
         e.answered,
         e.idle_seconds
@@ -70,7 +121,7 @@ pub(super) fn run_json(run: &RunStatus) -> Value {
 fn evaluator_json(evaluator: &EvaluatorStatus) -> Value {
     json!({
         "id": evaluator.id, "name": evaluator.name, "device": evaluator.device, "model": evaluator.model,
-        "state": evaluator_state(evaluator), "leases": evaluator.leases, "answered": evaluator.answered,
+        "state": evaluator_state(evaluator.state()), "leases": evaluator.leases, "answered": evaluator.answered,
         "calls_per_second": evaluator.calls_per_second, "idle_seconds": evaluator.idle_seconds,
     })
 }
@@ -87,8 +138,8 @@ fn run_state(run: &RunStatus) -> &'static str {
     }
 }
 
-fn evaluator_state(evaluator: &EvaluatorStatus) -> &'static str {
-    match evaluator.state() {
+fn evaluator_state(state: evaluator_status::State) -> &'static str {
+    match state {
         evaluator_status::State::Unspecified => "unknown",
         evaluator_status::State::Preparing => "preparing",
         evaluator_status::State::Working => "working",
@@ -140,5 +191,31 @@ mod tests {
         one.calls_per_second = Some(2.5);
         let line = evaluator_line(&one);
         assert!(line.contains("quarantined") && line.contains("2.5 calls/s"), "{line}");
+    }
+
+    #[test]
+    fn a_picture_of_many_shows_what_matters() {
+        let run = |id, state| {
+            let mut run = RunStatus { run: id, ..RunStatus::default() };
+            run.set_state(state);
+            run
+        };
+        let evaluator = |id, state| {
+            let mut one = EvaluatorStatus { id, name: format!("e{id}"), ..EvaluatorStatus::default() };
+            one.set_state(state);
+            one
+        };
+        let mut list = ListResponse {
+            runs: (1..=12).map(|id| run(id, run_status::State::Done)).collect(),
+            evaluators: (1..=12).map(|id| evaluator(id, evaluator_status::State::Working)).collect(),
+        };
+        list.runs[0].set_state(run_status::State::Running);
+        list.evaluators[11].set_state(evaluator_status::State::Late);
+        let lines = picture(&list);
+        assert!(lines[0].starts_with("run 1  ") && lines[1].starts_with("run 12  "), "{lines:#?}");
+        assert_eq!([&lines[10], &lines[11]], ["and 2 more runs", "12 evaluators: 11 working, 1 late"]);
+        assert!(lines[12].starts_with("e12  ") && lines[13].starts_with("e1  "), "{lines:#?}");
+        assert_eq!(lines.len(), 23);
+        assert_eq!(super::lines(&list).len(), 25);
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn one(client: &mut Client, run: u64, json: bool) -> Result<(),
     match last {
         Some(status) if status.state() == run_status::State::Done => Ok(()),
         Some(status) if status.state() == run_status::State::Failed => Err(Error::Failed(status.message)),
-        Some(status) if over(&status) => Err(Error::Failed(format!("run {run} was cancelled"))),
+        Some(status) if show::over(&status) => Err(Error::Failed(format!("run {run} was cancelled"))),
         _ => Err(Error::Failed(format!("run {run}: the coordinator has gone before its end"))),
     }
 }
@@ -83,9 +83,10 @@ async fn all(client: &mut Client, every: Duration, json: bool) -> Result<(), Err
         } else if json {
             println!("{}", show::list_json(&list));
         } else {
+            screen.crowd(show::crowd(&list));
             list.runs.iter().for_each(|run| screen.line(run));
         }
-        if list.runs.iter().all(over) {
+        if list.runs.iter().all(show::over) {
             return Ok(());
         }
     }
@@ -96,11 +97,6 @@ async fn list(client: &mut Client) -> Result<ListResponse, Error> {
     client.answer(answer)
 }
 
-fn over(run: &RunStatus) -> bool {
-    use run_status::State::{Cancelled, Done, Failed};
-    matches!(run.state(), Done | Failed | Cancelled)
-}
-
 /// Where it is shown.
 struct Screen {
     terminal: bool,
@@ -108,12 +104,14 @@ struct Screen {
     drawn: usize,
     /// When a run's last plain line was, and its state then.
     told: BTreeMap<u64, (i32, Instant)>,
+    /// The same of the evaluators together.
+    crowd: Option<(String, Instant)>,
 }
 
 impl Screen {
     fn new(json: bool) -> Self {
         let terminal = std::io::stdout().is_terminal() && !json;
-        Self { terminal, drawn: 0, told: BTreeMap::new() }
+        Self { terminal, drawn: 0, told: BTreeMap::new(), crowd: None }
     }
 
     fn redraws(&self) -> bool {
@@ -122,19 +120,29 @@ impl Screen {
 
     /// Draws the picture over the one before.
     fn draw(&mut self, list: &ListResponse) {
-        let lines = show::lines(list);
+        let lines = show::picture(list);
         let up = if self.drawn > 0 { format!("\x1b[{}A", self.drawn) } else { String::new() };
         let body: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
-        print!("{up}\r{body}\x1b[J");
+        // what is too long for the terminal is cut, not wrapped: a line stays a line
+        print!("\x1b[?7l{up}\r{body}\x1b[J\x1b[?7h");
         let _ = std::io::stdout().flush(); // a terminal that has gone is told by the next print
         self.drawn = lines.len();
     }
 
-    /// A plain line, where there is something new.
+    /// A plain line of all evaluators, where there is something new.
+    fn crowd(&mut self, crowd: String) {
+        let same = |(told, at): &(String, Instant)| *told == crowd || at.elapsed() < PLAIN_EVERY;
+        if !self.crowd.as_ref().is_some_and(same) {
+            println!("{crowd}");
+            self.crowd = Some((crowd, Instant::now()));
+        }
+    }
+
+    /// A plain line of a run, where there is something new.
     fn line(&mut self, run: &RunStatus) {
         let fresh = |(state, at): &(i32, Instant)| *state == run.state && at.elapsed() < PLAIN_EVERY;
         let same =
-            self.told.get(&run.run).is_some_and(|told| over(run) && told.0 == run.state || fresh(told));
+            self.told.get(&run.run).is_some_and(|told| show::over(run) && told.0 == run.state || fresh(told));
         if !same {
             println!("{}", show::run_line(run));
             self.told.insert(run.run, (run.state, Instant::now()));
