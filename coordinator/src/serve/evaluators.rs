@@ -1,6 +1,7 @@
 //! The evaluators' service: a pump between a stream and the far ends of a link.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proto::v1::evaluators_server::Evaluators as Service;
 use proto::v1::{self, order, report};
@@ -11,6 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
+use super::LeaseTimes;
+use super::allowance::Allowance;
+use super::asked::Asked;
+use super::connection::Connection;
 use crate::fleet::{Handle, LinkEnds};
 
 /// How long an evaluator may take to say hello.
@@ -32,12 +37,22 @@ type Orders = mpsc::Sender<Result<v1::Order, Status>>;
 pub(super) struct Evaluators {
     fleet: Handle,
     closing: watch::Receiver<bool>,
+    times: LeaseTimes,
 }
 
 impl Evaluators {
-    /// `closing` turns true when streams have to end.
-    pub(super) fn new(fleet: Handle, closing: watch::Receiver<bool>) -> Self {
-        Self { fleet, closing }
+    /// `closing` turns true when streams have to end; what leases take is counted in `times`.
+    pub(super) fn new(fleet: Handle, closing: watch::Receiver<bool>, times: LeaseTimes) -> Self {
+        Self { fleet, closing, times }
+    }
+
+    /// Lets an evaluator take part, and its connection stay.
+    async fn attach(&self, hello: Hello, connection: Option<Arc<Connection>>) -> Result<LinkEnds, Refusal> {
+        let link = self.fleet.attach(hello).await?;
+        match connection.map_or(Ok(()), |connection| connection.let_in()) {
+            Ok(()) => Ok(link),
+            Err(full) => Err(Refusal::Failed(full.to_string())), // the link's end tells the fleet
+        }
     }
 }
 
@@ -49,12 +64,15 @@ impl Service for Evaluators {
         &self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
+        let connection = super::calls::connection(request.extensions()).cloned();
+        let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
         let mut reports = request.into_inner();
         let hello = timeout(HELLO, reports.message());
         let hello = hello.await.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         let hello = hello_of(hello)?;
         let (out, orders) = mpsc::channel(BUFFERED);
-        match self.fleet.attach(hello).await {
+        let asked = Asked::new(&hello, allowance, self.times.clone());
+        match self.attach(hello, connection).await {
             Ok(link) => {
                 let first = order::Kind::Welcome(v1::Welcome {
                     protocol: proto::PROTOCOL_VERSION,
@@ -62,7 +80,7 @@ impl Service for Evaluators {
                     evaluator: link.id.0,
                 });
                 let _ = put(&out, first).await; // a stream that has ended already ends the pump too
-                tokio::spawn(pump(link, reports, out, self.closing.clone()));
+                tokio::spawn(pump(link, asked, reports, out, self.closing.clone()));
             }
             Err(refusal) => {
                 let _ = put(&out, order::Kind::Refused(refusal.into())).await; // the only message
@@ -84,14 +102,15 @@ fn hello_of(first: Option<v1::Report>) -> Result<Hello, Status> {
 /// Carries both ways until either end has gone; what it holds of the link goes with it.
 async fn pump(
     link: LinkEnds,
+    asked: Asked,
     reports: Streaming<v1::Report>,
     out: Orders,
     mut closing: watch::Receiver<bool>,
 ) {
     let id = link.id;
     let problem = tokio::select! {
-        received = receive(reports, link.reports) => received.err(),
-        () = send(link.orders, link.dropped, &out) => None,
+        received = receive(reports, &asked, link.reports) => received.err(),
+        () = send(link.orders, &asked, link.dropped, &out) => None,
         _ = closing.wait_for(|&closing| closing) => None,
     };
     if let Some(problem) = problem {
@@ -102,12 +121,16 @@ async fn pump(
 }
 
 /// Reports from the stream to the fleet, until the stream ends.
-async fn receive(mut stream: Streaming<v1::Report>, reports: mpsc::Sender<Report>) -> Result<(), String> {
+async fn receive(
+    mut stream: Streaming<v1::Report>,
+    asked: &Asked,
+    reports: mpsc::Sender<Report>,
+) -> Result<(), String> {
     loop {
         match stream.message().await {
             Ok(Some(report)) => {
                 let report = Report::try_from(report).map_err(|error| error.to_string())?;
-                if reports.send(report).await.is_err() {
+                if asked.report(Instant::now(), &report)? && reports.send(report).await.is_err() {
                     return Ok(()); // the fleet has ended
                 }
             }
@@ -118,13 +141,21 @@ async fn receive(mut stream: Streaming<v1::Report>, reports: mpsc::Sender<Report
 }
 
 /// Orders and heartbeats from the fleet to the stream, until the fleet drops the evaluator.
-async fn send(mut orders: mpsc::Receiver<Order>, dropped: oneshot::Receiver<Refusal>, out: &Orders) {
+async fn send(
+    mut orders: mpsc::Receiver<Order>,
+    asked: &Asked,
+    dropped: oneshot::Receiver<Refusal>,
+    out: &Orders,
+) {
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let sent = tokio::select! {
             order = orders.recv() => match order {
-                Some(order) => put_order(out, order.into()).await,
+                Some(order) => {
+                    asked.order(Instant::now(), &order);
+                    put_order(out, order.into()).await
+                }
                 None => break,
             },
             _ = beat.tick() => put(out, order::Kind::Heartbeat(v1::Heartbeat { progress: 0 })).await,

@@ -1,26 +1,46 @@
 //! The gRPC server: a listener and a shutdown come in; evaluators and clients are served until then.
+//!
+//! What a caller may cost is bounded: [`limits`] has the numbers, [`door`] and [`connection`] keep those on
+//! connections, [`calls`] counts calls, [`allowance`] and [`asked`] bound an evaluator's reports.
 
+mod allowance;
+mod asked;
+mod calls;
 pub mod cli;
 pub mod clients;
+mod connection;
+mod door;
 mod evaluators;
+mod lease_times;
+mod limits;
+mod seldom;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use proto::client::{KEEPALIVE, MESSAGE, WINDOW};
+use proto::client::{KEEPALIVE, MESSAGE};
 use proto::v1::evaluators_server::EvaluatorsServer;
 use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
+use tracing::warn;
 
 use crate::fleet::Handle;
+use allowance::Measured;
+use calls::Counted;
 use clients::Clients;
+use door::Door;
 use evaluators::Evaluators;
+pub use lease_times::LeaseTimes;
+pub use limits::Limits;
+use limits::{CALLS, HEADERS, WINDOW};
+use seldom::Seldom;
 
 /// What can go wrong with a server or with a call to one.
 #[derive(Debug, Error)]
@@ -38,6 +58,8 @@ pub enum ServeError {
 pub struct ServeOptions {
     token: Option<Arc<[u8]>>,
     tls: Option<ServerTlsConfig>,
+    lease_times: LeaseTimes,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for ServeOptions {
@@ -51,6 +73,16 @@ impl ServeOptions {
     /// These options; every call must bring `token`.
     pub fn with_token(self, token: &str) -> Self {
         Self { token: Some(token.as_bytes().into()), ..self }
+    }
+
+    /// These options; what leases take is counted in `times`.
+    pub fn with_lease_times(self, times: LeaseTimes) -> Self {
+        Self { lease_times: times, ..self }
+    }
+
+    /// These options with other limits on connections.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The address that evaluators and clients dial.
@@ -81,7 +113,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
                 return Err(ServeError::Input("--tls-cert and --tls-key belong together".to_owned()));
             }
         };
-        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls })
+        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, ..Self::default() })
     }
 }
 
@@ -99,6 +131,8 @@ pub async fn serve(
     let mut server = Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(CALLS)
+        .http2_max_header_list_size(HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1));
     if let Some(tls) = options.tls {
@@ -106,10 +140,10 @@ pub async fn serve(
         server = server.tls_config(tls).map_err(wrong)?;
     }
     let (close, closing) = watch::channel(false);
-    let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing));
+    let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing, options.lease_times));
     let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let runs = RunsServer::new(clients).max_decoding_message_size(MESSAGE);
-    let check = Check(options.token);
+    let check = |guest| Check { token: options.token.clone(), guest, refused: Arc::default() };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<EvaluatorsServer<Evaluators>>().await;
     health.set_serving::<RunsServer<Clients>>().await;
@@ -117,12 +151,13 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServeError::Transport(error.to_string()))?;
-    server
-        .add_service(health_service)
+    let door = Door::new(listener, options.limits);
+    let services = Routes::new(health_service)
         .add_service(reflection)
-        .add_service(InterceptedService::new(evaluators, check.clone()))
-        .add_service(InterceptedService::new(runs, check))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .add_service(Measured(InterceptedService::new(evaluators, check(false)))) // let in by their hello
+        .add_service(InterceptedService::new(runs, check(true)));
+    server
+        .serve_with_incoming_shutdown(Counted(services.prepare()), door, async move {
             shutdown.await;
             close.send_replace(true);
         })
@@ -132,17 +167,37 @@ pub async fn serve(
 
 /// Lets calls pass that bring the token.
 #[derive(Clone)]
-struct Check(Option<Arc<[u8]>>);
+struct Check {
+    token: Option<Arc<[u8]>>,
+    /// Whether the token alone lets a connection's caller in.
+    guest: bool,
+    refused: Arc<Seldom>,
+}
+
+impl Check {
+    fn token(&self, brought: Option<&[u8]>) -> Result<(), &'static str> {
+        let Some(token) = &self.token else { return Ok(()) };
+        match brought.and_then(|value| value.strip_prefix(b"Bearer ")) {
+            Some(brought) if same(brought, token) => Ok(()),
+            Some(_) => Err("wrong token; --token-file must hold the coordinator's"),
+            None => Err("this coordinator asks for a token; give --token-file"),
+        }
+    }
+}
 
 impl tonic::service::Interceptor for Check {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.0 else { return Ok(request) };
         let brought = request.metadata().get("authorization").map(|value| value.as_bytes());
-        match brought.and_then(|value| value.strip_prefix(b"Bearer ")) {
-            Some(brought) if same(brought, token) => Ok(request),
-            Some(_) => Err(Status::unauthenticated("wrong token; --token-file must hold the coordinator's")),
-            None => Err(Status::unauthenticated("this coordinator asks for a token; give --token-file")),
+        if let Err(refusal) = self.token(brought) {
+            if let Some(count) = self.refused.due(Instant::now()) {
+                warn!("a call without the right token is refused ({count} since this was last said)");
+            }
+            return Err(Status::unauthenticated(refusal));
         }
+        if let Some(connection) = calls::connection(request.extensions()).filter(|_| self.guest) {
+            connection.let_in().map_err(|full| Status::resource_exhausted(full.to_string()))?;
+        }
+        Ok(request)
     }
 }
 
