@@ -14,7 +14,7 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File, // the operating system lets go of it when the process ends, however it ends
+    _lock: Lock,
 }
 
 impl RunFolder {
@@ -28,7 +28,9 @@ impl RunFolder {
     pub fn open(spec: &RunSpec, hash: &str, resume: bool) -> Result<(Self, Option<Checkpoint>), Error> {
         let path = spec.run.folder.clone();
         fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
-        let folder = Self { _lock: lock(&path)?, path };
+        let busy =
+            "another coordinator is at work in this run folder; wait for it, or choose another run.folder";
+        let folder = Self { _lock: Lock::take(&path, busy)?, path };
         let checkpoint = folder.checkpoint()?;
         if let Some(checkpoint) = &checkpoint {
             let here = folder.path.display();
@@ -111,16 +113,23 @@ impl RunFolder {
     }
 }
 
-/// Takes the folder for this process alone.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("lock");
-    let file = File::create(&path).map_err(Error::file(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Input(format!(
-            "{}: another coordinator is at work in this run folder; wait for it, or choose another run.folder",
-            folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Error::File { path, source: error }),
+/// A folder taken for this process alone, by a file `lock` in it. The operating system lets go of it when the process
+/// ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held, not read")] File);
+
+impl Lock {
+    /// Takes `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Input`], saying that it is `busy`, while another process holds it.
+    pub fn take(folder: &Path, busy: &str) -> Result<Self, Error> {
+        let path = folder.join("lock");
+        let file = File::create(&path).map_err(Error::file(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::Input(format!("{}: {busy}", folder.display()))),
+            Err(TryLockError::Error(error)) => Err(Error::File { path, source: error }),
+        }
     }
 }

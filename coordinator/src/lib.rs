@@ -5,6 +5,7 @@
 //! - [`fleet`]: who evaluates what: links, leases, losses of evaluators
 //! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`])
 //! - [`model`]: which model a run is for
+//! - [`standing`]: many runs on one fleet, as clients hand them in
 //! - [`serve`]: gRPC for evaluators and clients
 //! - [`embedded`]: an evaluator in this process
 //! - [`cli`]: the commands
@@ -26,3 +27,4 @@ pub mod racing;
 pub mod run;
 pub mod search;
 pub mod serve;
+pub mod standing;

@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
 use crate::events::{Event, Trace};
-use crate::fleet::{FleetError, Gathered, Handle};
+use crate::fleet::{Expected, FleetError, Gathered, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::{Inputs, labels};
 use crate::progress::{Progress, Reporter, State};
@@ -41,6 +41,17 @@ pub struct Summary {
     pub test_after: Option<f64>,
 }
 
+/// What a run goes by, and goes on from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Its id within the fleet.
+    pub id: RunId,
+    /// Where it goes on, when it has been at work before.
+    pub checkpoint: Option<Checkpoint>,
+    /// What evaluators must be.
+    pub expected: Expected,
+}
+
 /// A run in progress.
 pub struct Run<'a> {
     inputs: &'a Inputs,
@@ -57,28 +68,27 @@ pub struct Run<'a> {
     calls_before: u64,
 }
 
-/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. `model` is the one that
-/// evaluators must have, where it is known.
+/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when stopped; otherwise what went wrong.
 pub async fn tune(
+    origin: Origin,
     inputs: &Inputs,
     folder: &RunFolder,
-    checkpoint: Option<Checkpoint>,
-    model: Option<ModelIdentity>,
     fleet: &Handle,
     reporter: &Reporter,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
+    let id = origin.id;
     let work = async {
         let mut reordered = None;
         if inputs.spec.search.racing {
-            let hard_first = racing::hard_first(inputs, checkpoint.as_ref(), model.as_ref(), fleet).await?;
+            let hard_first = racing::hard_first(&origin, inputs, fleet).await?;
             reordered = Some(hard_first);
         }
         let inputs = reordered.as_ref().unwrap_or(inputs);
-        let mut run = Run::begin(inputs, folder, checkpoint, model, fleet, reporter).await?;
+        let mut run = Run::begin(origin, inputs, folder, fleet, reporter).await?;
         run.search().await?;
         run.finish().await
     };
@@ -88,6 +98,9 @@ pub async fn tune(
             "`zeroth tune --resume` goes on from the checkpoint in {}", folder.path().display()
         ))),
     };
+    for run in [id, racing::sounding(id)] {
+        fleet.end(run).await; // however it ended: others go on with the same evaluators
+    }
     reporter.send_modify(|progress| match &ended {
         Ok(_) => progress.state = State::Done,
         Err(Error::Interrupted(_)) => progress.state = State::Cancelled,
@@ -152,15 +165,14 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
 
 impl<'a> Run<'a> {
     async fn begin(
+        origin: Origin,
         inputs: &'a Inputs,
         folder: &'a RunFolder,
-        checkpoint: Option<Checkpoint>,
-        model: Option<ModelIdentity>,
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
-        let id = RunId(1);
-        let begun = inputs.begin(fleet, id, model).await?;
+        let Origin { id, checkpoint, expected } = origin;
+        let begun = inputs.begin(fleet, id, expected).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {
@@ -311,7 +323,6 @@ impl<'a> Run<'a> {
         })?;
         self.state.events_bytes = self.trace.bytes();
         self.folder.save(&self.state)?;
-        self.fleet.end(self.id).await;
         Ok(summary)
     }
 

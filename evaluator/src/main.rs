@@ -122,7 +122,9 @@ fn run(cli: Cli) -> Result<(), Ended> {
         let stop = stopped().map_err(|error| failed(&error))?;
         let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
         dial::run(options, start, stop).await.map_err(|error| match error {
-            DialError::Refused { .. } | DialError::Address(_) => Ended::Input(error.to_string()),
+            DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
+                Ended::Input(error.to_string())
+            }
             other => Ended::Failed(other.to_string()),
         })
     });

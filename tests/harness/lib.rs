@@ -6,6 +6,7 @@
 mod case;
 mod cluster;
 mod process;
+mod standing;
 mod trace;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 pub use case::{Case, Family};
 pub use cluster::{Coordinator, evaluator, evaluator_on};
 pub use process::{Ended, Process, binary, run};
+pub use standing::Standing;
 pub use trace::{artefact, generations, generations_done};
 
 /// The longest any single wait may take; far beyond what a loaded machine needs.

@@ -54,6 +54,9 @@ pub struct Settings {
     pub tick: Duration,
     /// How long [`Handle::drain`] waits for evaluators to leave.
     pub drain_timeout: Duration,
+    /// Whether evaluators of several models may be here: each serves the runs whose model and type it has, instead
+    /// of being refused for those it cannot serve.
+    pub mixed: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             patience: Duration::from_millis(200),
             tick: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(5),
+            mixed: false,
         }
     }
 }
@@ -95,6 +99,8 @@ pub struct Begun {
 pub struct Expected {
     /// The model they must hold, where it is known: that of a resumed run, or of a folder on the coordinator's machine.
     pub model: Option<ModelIdentity>,
+    /// What their model must be called, as long as it is not known.
+    pub named: Option<String>,
     /// What they must compute the blocks' linear layers in: another type gives other losses.
     pub dtype: Dtype,
 }
@@ -134,6 +140,10 @@ pub struct EvaluatorStatus {
     pub answered: u64,
     /// When it was last heard of.
     pub last_report: Instant,
+    /// Whether it is still making a run ready.
+    pub preparing: bool,
+    /// Whether a lease of its own has taken so long that others were asked too.
+    pub late: bool,
 }
 
 /// The evaluator's ends of a link.

@@ -17,6 +17,7 @@ pub(super) struct Run {
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
+    named: Option<String>,
     dtype: Dtype,
     device_kind: String,
     start: Option<Start>,
@@ -34,6 +35,7 @@ impl Run {
             failed: None,
             given: expected.model.is_some(),
             model: expected.model,
+            named: expected.named,
             dtype: expected.dtype,
             device_kind: String::new(),
             start: None,
@@ -48,6 +50,12 @@ impl Run {
         let (run, model) = (self.prepare.run, &hello.model);
         if let Some(own) = self.model.as_ref().filter(|own| !own.same_model(model)) {
             return Err(Refusal::Model(format!("{run} works with {own}, this evaluator holds {model}")));
+        }
+        if let (None, Some(named)) = (&self.model, self.named.as_ref().filter(|named| **named != model.name))
+        {
+            return Err(Refusal::Model(format!(
+                "{run} works with a model called {named}, this evaluator holds {model}"
+            )));
         }
         let (own, theirs) = (self.dtype.name(), &hello.dtype);
         if own != theirs {

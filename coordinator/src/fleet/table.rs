@@ -120,6 +120,7 @@ impl Table {
     }
 
     pub(super) fn status(&self) -> FleetStatus {
+        let timed_out = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
         let evaluator = |(id, link): (&EvaluatorId, &Link)| EvaluatorStatus {
             id: *id,
             name: link.hello.name.clone(),
@@ -128,6 +129,8 @@ impl Table {
             leases: link.in_flight.len(),
             answered: link.answered,
             last_report: link.last_report,
+            preparing: link.runs.values().any(|prepared| !prepared.ready),
+            late: link.in_flight.iter().any(timed_out),
         };
         FleetStatus { evaluators: self.links.iter().map(evaluator).collect() }
     }
@@ -149,8 +152,10 @@ impl Table {
         if self.draining {
             return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
         }
-        for run in self.runs.values().filter(|run| run.failed.is_none()) {
-            run.accepts(&hello)?;
+        if !self.settings.mixed {
+            for run in self.runs.values().filter(|run| run.failed.is_none()) {
+                run.accepts(&hello)?;
+            }
         }
         let id = EvaluatorId(self.next_id());
         let link = Link {
@@ -238,7 +243,10 @@ impl Table {
             return;
         }
         if let Err(refusal) = run.accepts(&link.hello) {
-            return self.remove(evaluator, Some(refusal));
+            if !self.settings.mixed {
+                self.remove(evaluator, Some(refusal));
+            }
+            return;
         }
         run.adopt(&link.hello.model);
         link.runs.insert(id, Prepared::default());

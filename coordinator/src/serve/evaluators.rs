@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proto::v1::evaluators_server::Evaluators as Service;
 use proto::v1::{self, order, report};
 use shared::messages::{Hello, Order, Refusal, Report};
+use shared::wire::WireError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -115,8 +116,7 @@ async fn pump(
     };
     if let Some(problem) = problem {
         warn!("{id}: {problem}");
-        let refusal = Refusal::Failed(problem);
-        let _ = put(&out, order::Kind::Refused(refusal.into())).await; // it may have gone
+        let _ = put(&out, order::Kind::Refused(problem.into())).await; // it may have gone
     }
 }
 
@@ -125,18 +125,29 @@ async fn receive(
     mut stream: Streaming<v1::Report>,
     asked: &Asked,
     reports: mpsc::Sender<Report>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     loop {
         match stream.message().await {
             Ok(Some(report)) => {
-                let report = Report::try_from(report).map_err(|error| error.to_string())?;
-                if asked.report(Instant::now(), &report)? && reports.send(report).await.is_err() {
+                let report = Report::try_from(report).map_err(unreadable)?;
+                let wanted = asked.report(Instant::now(), &report).map_err(Refusal::Failed)?;
+                if wanted && reports.send(report).await.is_err() {
                     return Ok(()); // the fleet has ended
                 }
             }
             Ok(None) => return Ok(()),
-            Err(status) => return Err(format!("stream broken: {}", status.message())),
+            Err(status) => return Err(Refusal::Failed(format!("stream broken: {}", status.message()))),
         }
+    }
+}
+
+/// A report that cannot be read: what a newer evaluator sends it will send again.
+fn unreadable(error: WireError) -> Refusal {
+    if error.of_versions() {
+        let version = env!("CARGO_PKG_VERSION");
+        Refusal::Protocol(format!("this coordinator ({version}) cannot read {error}"))
+    } else {
+        Refusal::Failed(error.to_string())
     }
 }
 

@@ -14,8 +14,10 @@ mod evaluators;
 mod lease_times;
 mod limits;
 mod seldom;
+mod status;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,16 +27,19 @@ use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::fleet::Handle;
 use allowance::Measured;
 use calls::Counted;
-use clients::Clients;
+use clients::Service;
 use door::Door;
 use evaluators::Evaluators;
 pub use lease_times::LeaseTimes;
@@ -60,6 +65,7 @@ pub struct ServeOptions {
     tls: Option<ServerTlsConfig>,
     lease_times: LeaseTimes,
     limits: Limits,
+    stopping: Option<watch::Receiver<bool>>,
 }
 
 impl std::fmt::Debug for ServeOptions {
@@ -83,6 +89,12 @@ impl ServeOptions {
     /// These options with other limits on connections.
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// These options; once `stopping` turns true, health says that nobody should begin anything here, though the server
+    /// serves on until its shutdown.
+    pub fn with_stopping(self, stopping: watch::Receiver<bool>) -> Self {
+        Self { stopping: Some(stopping), ..self }
     }
 
     /// The address that evaluators and clients dial.
@@ -124,7 +136,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
 pub async fn serve(
     listener: TcpListener,
     fleet: Handle,
-    clients: Clients,
+    clients: impl Into<Service>,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
@@ -142,27 +154,60 @@ pub async fn serve(
     let (close, closing) = watch::channel(false);
     let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, closing, options.lease_times));
     let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-    let runs = RunsServer::new(clients).max_decoding_message_size(MESSAGE);
+    let runs = RunsServer::new(clients.into()).max_decoding_message_size(MESSAGE);
     let check = |guest| Check { token: options.token.clone(), guest, refused: Arc::default() };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EvaluatorsServer<Evaluators>>().await;
-    health.set_serving::<RunsServer<Clients>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServeError::Transport(error.to_string()))?;
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, ServingStatus::Serving).await;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let defect = |error: tonic_reflection::server::Error| ServeError::Transport(error.to_string());
+    let reflection = described().build_v1().map_err(defect)?;
+    let reflection_alpha = described().build_v1alpha().map_err(defect)?; // what Python's client of it speaks
     let door = Door::new(listener, options.limits);
     let services = Routes::new(health_service)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(Measured(InterceptedService::new(evaluators, check(false)))) // let in by their hello
         .add_service(InterceptedService::new(runs, check(true)));
     server
         .serve_with_incoming_shutdown(Counted(services.prepare()), door, async move {
-            shutdown.await;
+            let mut shutdown = pin!(shutdown);
+            tokio::select! {
+                () = shutdown.as_mut() => set_health(&health, ServingStatus::NotServing).await,
+                () = turned(options.stopping) => {
+                    set_health(&health, ServingStatus::NotServing).await;
+                    shutdown.await;
+                }
+            }
             close.send_replace(true);
+            for service in SERVICES {
+                health.clear_service_status(service).await; // ends the streams of who watches it
+            }
         })
         .await
         .map_err(|error| ServeError::Transport(proto::client::root_cause(&error)))
+}
+
+/// What health speaks of: the whole server, and both services.
+const SERVICES: [&str; 3] = ["", EvaluatorsServer::<Evaluators>::NAME, RunsServer::<Service>::NAME];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Waits until `stopping` turns true, for ever where nobody can turn it.
+async fn turned(stopping: Option<watch::Receiver<bool>>) {
+    if let Some(mut stopping) = stopping
+        && stopping.wait_for(|&stopping| stopping).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Lets calls pass that bring the token.

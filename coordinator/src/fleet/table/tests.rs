@@ -568,3 +568,4 @@ fn every_generation_completes_with_the_same_results_whatever_happens() {
 }
 
 mod liveness;
+mod mixed;
