@@ -8,6 +8,7 @@ mod cut;
 mod gather;
 mod job;
 mod owner;
+mod plan;
 mod run;
 mod table;
 
@@ -48,7 +49,7 @@ pub struct Settings {
     pub credit: usize,
     /// The same work may fail so often, or so many evaluators in a row may vanish at it, before its run fails.
     pub max_failures: u32,
-    /// Added to twice the slowest answer of a job before an idle evaluator duplicates a lease.
+    /// An idle evaluator repeats a lease where it would end sooner by more than this.
     pub patience: Duration,
     /// How often the clock is looked at.
     pub tick: Duration,

@@ -14,6 +14,8 @@ pub(super) struct Run {
     pub(super) ready: Option<Ready>,
     /// Why nothing more can come of it.
     pub(super) failed: Option<Refusal>,
+    /// Operations handed out for it, or what it is taken to have had.
+    pub(super) served: f64,
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
@@ -33,6 +35,7 @@ impl Run {
             prepare,
             ready: None,
             failed: None,
+            served: 0.0,
             given: expected.model.is_some(),
             model: expected.model,
             named: expected.named,
