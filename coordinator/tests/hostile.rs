@@ -238,6 +238,7 @@ async fn garbage_is_cut_off() {
             let mut connection = Connection::open(home.address()).await;
             connection.send(&begin).await;
             connection.send(&garbage).await;
+            connection.finish().await;
             connection.end().await;
         }
     }

@@ -25,8 +25,7 @@ use tokio::time::{sleep, timeout};
 #[path = "../../src/fleet/fixtures.rs"]
 mod fixtures;
 
-pub(crate) const RUN: RunId = fixtures::RUN;
-use fixtures::{examples, ready};
+use fixtures::{RUN, examples, ready};
 
 pub(crate) const DIM: usize = 50;
 
