@@ -279,7 +279,7 @@ fn resume_without_a_run_begins_one() {
 /// The evaluators wait for their coordinator to come back, and go on with it.
 #[test]
 fn a_killed_coordinator_comes_back_to_its_evaluators() {
-    let (case, _) = whole(Case::masked(Family::Bert, "prefix").long(60));
+    let (case, _) = whole(Case::masked(Family::Bert, "prefix").long(200));
     let coordinator = Coordinator::start(&case, "back", &[]);
     let start = |name: &&str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let mut evaluators: Vec<Process> = ["a", "b"].iter().map(start).collect();

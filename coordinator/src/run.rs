@@ -1,5 +1,6 @@
 //! One run, from its data to its artefact: drives the search over the fleet and keeps the run folder.
 
+mod arithmetic;
 mod pipeline;
 mod session;
 
