@@ -216,13 +216,14 @@ fn interrupted_with_130_and_resumed() {
 fn interrupted(case: &Case, folder: &str) -> [PathBuf; 2] {
     let mut process = Process::start(&mut case.tune(folder, &[]));
     let path = case.path(folder);
+    let files = ["checkpoint.bin", "checkpoint.bin.previous"].map(|name| path.join(name));
     until("a generation to interrupt in", || {
         assert!(process.is_running(), "over too soon\n{}", process.report());
-        (generations_done(&path) >= 5).then_some(())
+        (generations_done(&path) >= 5 && files[1].exists()).then_some(())
     });
     process.signal("INT");
     process.wait().expect(130);
-    ["checkpoint.bin", "checkpoint.bin.previous"].map(|name| path.join(name))
+    files
 }
 
 fn flip_a_byte(path: &PathBuf, dice: &mut Dice) {
