@@ -235,7 +235,9 @@ fn status_from_the_coordinator() {
 fn every_command_has_help() {
     let case = bert();
     let top = run(&mut case.zeroth(&["--help"])).expect(0);
-    for command in ["tune", "score", "predict", "status", "model"] {
+    for command in [
+        "tune", "score", "predict", "serve", "submit", "status", "watch", "cancel", "fetch", "model", "bench",
+    ] {
         assert!(top.out.contains(command), "{}", top.report());
         let help = run(&mut case.zeroth(&[command, "--help"])).expect(0);
         assert!(help.out.contains("Usage: zeroth") && help.out.contains(command), "{}", help.report());

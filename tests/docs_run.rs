@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use shared::spec::RunFile;
-use tests::{Case, Coordinator, Family, Process, binary, evaluator, root, run};
+use tests::{Case, Coordinator, Family, Process, Standing, binary, evaluator, root, run};
 
 /// A fenced block: its file and line, its language, its lines.
 struct Block {
@@ -57,13 +57,15 @@ fn commands(block: &Block) -> Vec<String> {
 }
 
 /// Commands that are not ours to run inside a test, and what is checked instead.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("git clone ", ""),                        // nothing of ours
     ("cd ", ""),                               // nothing of ours
     ("cargo test --workspace", ".ci/run"),     // this test is part of it; the gate must call the same
     ("cargo build --release", ""),             // what this test stands on
     (".ci/run", ".ci/run"),                    // calls this test
     ("target/release/zeroth model pull ", ""), // needs the network: see tests/model.rs
+    ("python3 -m venv ", ""),                  // makes what tests/python_client.rs makes for itself
+    ("python-client/bin/", ""),                // its client is run by tests/python_client.rs
     ("scripts/", ""),                          // takes minutes or the network: see `scripts_can_be_run`
 ];
 
@@ -87,13 +89,18 @@ fn covered_elsewhere(command: &str) -> bool {
 struct Stage {
     case: Case,
     tunes: usize,
+    /// The standing coordinator that was shown last, and an evaluator for it.
+    standing: Option<(Standing, Process)>,
 }
+
+/// Commands whose first argument is a standing coordinator's address.
+const CLIENTS: [&str; 5] = ["submit", "status", "watch", "cancel", "fetch"];
 
 impl Stage {
     fn new() -> Self {
         let case = Case::masked(Family::Bert, "add").set("search.budget", "24");
         run(&mut case.tune("run", &[])).expect(0);
-        Self { case, tunes: 0 }
+        Self { case, tunes: 0, standing: None }
     }
 
     /// The command as it can be run in the case's folder.
@@ -103,6 +110,8 @@ impl Stage {
         for word in command.split_whitespace() {
             words.push(match word {
                 _ if last == "--listen" => "127.0.0.1:0".to_owned(),
+                _ if last == "--folder" => ".".to_owned(),
+                _ if last == "--to" => "fetched.safetensors".to_owned(),
                 _ if word.ends_with("/zeroth") || word.ends_with("/zeroth-evaluator") => {
                     word.rsplit('/').next().unwrap().to_owned()
                 }
@@ -120,6 +129,9 @@ impl Stage {
                 self.tunes += 1;
                 words.push(format!("--set run.folder=documented-{}", self.tunes));
             }
+            if word == "submit" && !command.contains("--watch") {
+                words.push("--set search.budget=1000000".to_owned()); // what is shown next finds it under way
+            }
             last = word;
         }
         words.join(" ").trim_end_matches('&').to_owned()
@@ -136,12 +148,18 @@ impl Stage {
 
     /// Runs a documented command of `zeroth` or `zeroth-evaluator` with whatever it needs around it.
     fn run(&mut self, place: &str, command: &str) {
+        if command.contains("zeroth serve ") {
+            return self.serve(place, command);
+        }
         let needs_coordinator = command.contains("--coordinator");
         let coordinator = needs_coordinator.then(|| {
             self.tunes += 1;
             Coordinator::start(&self.case, &format!("documented-{}", self.tunes), &[])
         });
-        let url = coordinator.as_ref().map(Coordinator::url).unwrap_or_default();
+        let standing = self.standing.as_ref().map(|(standing, _)| standing.url()).unwrap_or_default();
+        let called = command.split_whitespace().any(|word| CLIENTS.contains(&word));
+        let own = coordinator.as_ref().map(Coordinator::url);
+        let url = own.unwrap_or(if called { standing } else { String::new() });
         let adapted = self.adapt(command, &url);
         let mut process = Process::start(&mut self.shell(&adapted));
         let helper = command.contains("--listen").then(|| {
@@ -153,6 +171,29 @@ impl Stage {
         assert_eq!(ended.code, Some(0), "{place}: `{command}`, run as `{adapted}`\n{}", ended.report());
         if let Some(helper) = helper {
             helper.wait().expect(0);
+        }
+    }
+}
+
+impl Stage {
+    /// Starts a documented standing coordinator, for the commands after it.
+    fn serve(&mut self, place: &str, command: &str) {
+        self.close();
+        let adapted = self.adapt(command, "");
+        let words: Vec<&str> = adapted.split_whitespace().collect();
+        let ["zeroth", "serve", "--listen", address, "--folder", ".", more @ ..] = &words[..] else {
+            panic!("{place}: `{command}`: write --listen and --folder first")
+        };
+        let standing = Standing::start_at(&self.case, address, more);
+        let helper = Process::start(&mut evaluator(&self.case, &standing.url(), "helper"));
+        self.standing = Some((standing, helper));
+    }
+
+    /// Ends it as a user would.
+    fn close(&mut self) {
+        if let Some((standing, _helper)) = self.standing.take() {
+            standing.process.signal("TERM");
+            standing.process.wait().expect(0);
         }
     }
 }
@@ -180,6 +221,7 @@ fn every_command_shown_runs() {
             }
         }
     }
+    stage.close();
     assert!(ran >= 5, "only {ran} commands of ours were found: has the blocks' language changed?");
 }
 

@@ -15,7 +15,7 @@ use crate::error::Error;
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: Arc<File>, // the operating system lets go of it when the process ends, however it ends
+    _lock: Arc<Lock>,
 }
 
 impl RunFolder {
@@ -56,7 +56,9 @@ impl RunFolder {
     /// Makes the folder where there is none, and locks it.
     pub(crate) fn hold(path: PathBuf) -> Result<Self, Error> {
         fs::create_dir_all(&path).map_err(|e| Error::Input(format!("run.folder {}: {e}", path.display())))?;
-        Ok(Self { _lock: Arc::new(lock(&path)?), path })
+        let busy =
+            "another coordinator is at work in this run folder; wait for it, or choose another run.folder";
+        Ok(Self { _lock: Arc::new(Lock::take(&path, "run.folder", busy)?), path })
     }
 
     /// Writes the run file as resolved.
@@ -121,18 +123,26 @@ impl RunFolder {
     }
 }
 
-/// Takes the folder for this process alone.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("lock");
-    let file = File::create(&path).map_err(|error| {
-        Error::Input(format!("run.folder {}: {error}; it must be writable, with some room", folder.display()))
-    })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Input(format!(
-            "{}: another coordinator is at work in this run folder; wait for it, or choose another run.folder",
-            folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Error::File { path, source: error }),
+/// A folder taken for this process alone, by a file `lock` in it. The operating system lets go of it when the process
+/// ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held, not read")] File);
+
+impl Lock {
+    /// Takes `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Input`], saying that it is `busy`, while another process holds it, or what keeps the folder that `key`
+    /// names from being written.
+    pub fn take(folder: &Path, key: &str, busy: &str) -> Result<Self, Error> {
+        let path = folder.join("lock");
+        let file = File::create(&path).map_err(|error| {
+            Error::Input(format!("{key} {}: {error}; it must be writable, with some room", folder.display()))
+        })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::Input(format!("{}: {busy}", folder.display()))),
+            Err(TryLockError::Error(error)) => Err(Error::File { path, source: error }),
+        }
     }
 }

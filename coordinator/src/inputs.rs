@@ -96,17 +96,17 @@ impl Inputs {
         }
     }
 
+    /// What its evaluators must be, with the model where it is known.
+    pub fn expected(&self, model: Option<ModelIdentity>) -> Expected {
+        Expected { model, named: None, dtype: self.spec.model.dtype }
+    }
+
     /// Begins the run on `fleet`; what is wrong with an example is said with its place.
     ///
     /// # Errors
     /// As [`Handle::begin`].
-    pub async fn begin(
-        &self,
-        fleet: &Handle,
-        run: RunId,
-        model: Option<ModelIdentity>,
-    ) -> Result<Begun, Error> {
-        let begun = fleet.begin(self.prepare(run), Expected { model, dtype: self.spec.model.dtype }).await;
+    pub async fn begin(&self, fleet: &Handle, run: RunId, expected: Expected) -> Result<Begun, Error> {
+        let begun = fleet.begin(self.prepare(run), expected).await;
         begun.map_err(|error| Error::from(error).in_file(&self.spec.task.train))
     }
 

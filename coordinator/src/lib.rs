@@ -6,6 +6,7 @@
 //! - [`run`]: one run from its data ([`inputs`]) to its artefact, with its folder ([`folder`], [`checkpoint`], [`events`],
 //!   [`keeper`])
 //! - [`model`]: which model a run is for
+//! - [`standing`]: many runs on one fleet, as clients hand them in
 //! - [`serve`]: gRPC for evaluators and clients
 //! - [`embedded`]: an evaluator in this process
 //! - [`cli`]: the commands
@@ -28,3 +29,4 @@ pub mod racing;
 pub mod run;
 pub mod search;
 pub mod serve;
+pub mod standing;

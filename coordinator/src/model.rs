@@ -30,6 +30,17 @@ fn files_here(spec: &ModelSpec) -> Result<model::Located, String> {
     }
 }
 
+/// What evaluators call the model of `model.path`: a folder's or file's last name, or the hub id.
+pub fn called(path: &str) -> String {
+    let folder = std::path::Path::new(path);
+    let name = match (folder.is_absolute(), model::is_gguf(folder)) {
+        (_, true) => folder.file_stem(),
+        (true, false) => folder.file_name(),
+        (false, false) => None,
+    };
+    name.map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 /// The model that a run's evaluators must have: the one it was begun with and the one that is here, which must be
 /// the same; `None` when neither is known.
 ///
@@ -54,6 +65,15 @@ mod tests {
 
     fn model(weights: &str) -> ModelIdentity {
         ModelIdentity { weights_sha256: weights.to_owned(), ..ModelIdentity::default() }
+    }
+
+    #[test]
+    fn a_model_is_called_by_its_last_name_or_its_hub_id() {
+        for (path, name) in
+            [("/models/bert", "bert"), ("org/bert", "org/bert"), ("/models/q.Q8_0.gguf", "q.Q8_0")]
+        {
+            assert_eq!(called(path), name);
+        }
     }
 
     #[test]

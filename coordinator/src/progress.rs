@@ -1,10 +1,14 @@
 //! What a run is doing right now: one value, watched by the terminal and by clients.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
+    /// It waits for its turn: a standing coordinator has enough at work.
+    Queued,
     /// No evaluator has prepared it yet.
     #[default]
     Waiting,
@@ -22,8 +26,15 @@ pub enum State {
     Cancelled,
 }
 
+impl State {
+    /// Whether nothing more will come.
+    pub fn over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
 /// A run's progress.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Task name.
     pub task: String,
@@ -53,6 +64,14 @@ pub struct Progress {
     pub calls_per_second: f64,
     /// Why it ended, when it failed.
     pub message: String,
+}
+
+impl Progress {
+    /// Seconds that the calls to come will take at the pace so far; `None` where there is none.
+    pub fn seconds_left(&self) -> Option<f64> {
+        let left = self.budget.saturating_sub(self.calls) as f64;
+        (self.state == State::Searching && self.calls_per_second > 0.0).then(|| left / self.calls_per_second)
+    }
 }
 
 /// The writing end.

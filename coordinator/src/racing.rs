@@ -1,36 +1,34 @@
 //! Racing over the fleet: the order of the examples, and a generation in stages (`search::race` says which).
 
 use shared::ids::{ContextVersion, RunId};
-use shared::messages::{ExampleSet, ModelIdentity, Prompted};
+use shared::messages::{ExampleSet, Prompted};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::fleet::{FleetError, Gathered, Handle};
 use crate::inputs::Inputs;
+use crate::run::Origin;
 use crate::search::{Proposal, Race};
 
-/// The run that only tells which examples are hard.
-const SOUNDING: RunId = RunId(2);
+/// The run that only tells which examples of `run` are hard; no run of its own has such an id.
+pub fn sounding(run: RunId) -> RunId {
+    RunId(run.0 | 1 << 63)
+}
 
 /// The inputs with the hardest training examples first, by the manual prompt's losses: the sooner most of a loss has
 /// been seen, the sooner a bound tells. A run that goes on keeps its order.
 ///
 /// # Errors
 /// As [`Inputs::begin`].
-pub async fn hard_first(
-    inputs: &Inputs,
-    checkpoint: Option<&Checkpoint>,
-    model: Option<&ModelIdentity>,
-    fleet: &Handle,
-) -> Result<Inputs, Error> {
-    if let Some(checkpoint) = checkpoint {
+pub async fn hard_first(origin: &Origin, inputs: &Inputs, fleet: &Handle) -> Result<Inputs, Error> {
+    if let Some(checkpoint) = &origin.checkpoint {
         let place = |row: &usize| inputs.train_rows.iter().position(|other| other == row);
         return Ok(reordered(inputs, checkpoint.train_rows.iter().filter_map(place)));
     }
-    inputs.begin(fleet, SOUNDING, model.cloned()).await?;
+    let run = sounding(origin.id);
+    inputs.begin(fleet, run, origin.expected.clone()).await?;
     let train = ExampleSet::Train(0..inputs.train.len() as u32);
-    let scored = fleet.score(SOUNDING, ContextVersion(0), Prompted::Manual, train).await?;
-    fleet.end(SOUNDING).await;
+    let scored = fleet.score(run, ContextVersion(0), Prompted::Manual, train).await?;
+    fleet.end(run).await;
     let mut order: Vec<usize> = (0..inputs.train.len()).collect();
     order.sort_by(|&a, &b| scored.losses[b].total_cmp(&scored.losses[a])); // stable: equal ones stay as they are
     Ok(reordered(inputs, order.into_iter()))

@@ -6,7 +6,8 @@ mod session;
 
 use std::time::Duration;
 
-use shared::messages::{ModelIdentity, Ready};
+use shared::ids::RunId;
+use shared::messages::Ready;
 use shared::projection;
 use shared::spec::{Method, ProjectionKind};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::fleet::Handle;
+use crate::fleet::{Expected, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
 use crate::progress::{Reporter, State};
@@ -44,32 +45,48 @@ pub struct Summary {
     pub test_after: Option<f64>,
 }
 
-/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. `model` is the one that
-/// evaluators must have, where it is known. Whatever the end, what was to be written has been tried once more.
+/// What a run goes by, and goes on from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Its id within the fleet.
+    pub id: RunId,
+    /// Where it goes on, when it has been at work before.
+    pub checkpoint: Option<Checkpoint>,
+    /// What evaluators must be.
+    pub expected: Expected,
+}
+
+/// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. Whatever the end, what was to be
+/// written has been tried once more.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when stopped; otherwise what went wrong.
 pub async fn tune(
+    origin: Origin,
     inputs: &Inputs,
     folder: &RunFolder,
-    checkpoint: Option<Checkpoint>,
-    model: Option<ModelIdentity>,
     fleet: &Handle,
     reporter: &Reporter,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
+    let id = origin.id;
+    reporter.send_if_modified(|progress| {
+        progress.task.clone_from(&inputs.spec.task.name);
+        progress.calls = origin.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.search.calls());
+        progress.budget = inputs.spec.search.budget;
+        false // no news yet
+    });
     let mut keeper = None;
     let ended = {
         let work = async {
             let mut reordered = None;
             if inputs.spec.search.racing {
-                let hard_first =
-                    racing::hard_first(inputs, checkpoint.as_ref(), model.as_ref(), fleet).await?;
+                let hard_first = racing::hard_first(&origin, inputs, fleet).await?;
                 reordered = Some(hard_first);
             }
             let inputs = reordered.as_ref().unwrap_or(inputs);
             let place = (folder, &mut keeper);
-            let mut session = Session::begin(inputs, place, checkpoint, model, fleet, reporter).await?;
+            let mut session = Session::begin(origin, inputs, place, fleet, reporter).await?;
             session.search().await?;
             session.finish().await
         };
@@ -91,6 +108,9 @@ pub async fn tune(
         ))),
         (ended, _) => ended,
     };
+    for run in [id, racing::sounding(id)] {
+        fleet.end(run).await; // however it ended: others go on with the same evaluators
+    }
     reporter.send_modify(|progress| match &ended {
         Ok(_) => progress.state = State::Done,
         Err(Error::Interrupted(_)) => progress.state = State::Cancelled,
@@ -178,3 +198,6 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         racing: spec.search.racing,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,187 +3,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers, too, end by panicking
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use coordinator::fleet::{Expected, Fleet, Gathered, Handle, Settings};
-use coordinator::progress::Progress;
+use coordinator::fleet::Expected;
+use coordinator::serve::ServeOptions;
 use coordinator::serve::cli::connect;
-use coordinator::serve::clients::Clients;
-use coordinator::serve::{ServeError, ServeOptions, serve};
 use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::{Files, Security};
 use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
-use shared::ids::{ContextVersion, Layer};
-use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Report, Start, Work,
-};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
-#[path = "../src/fleet/fixtures.rs"]
-mod fixtures;
+mod house;
 
-use fixtures::{RUN, examples, hello, ready};
-
-const DIM: usize = 50;
-
-fn prepare() -> Prepare {
-    Prepare { dim: DIM as u32, ..fixtures::prepare() }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("it hangs")
-}
-
-/// Losses that depend on every bit of the candidate and of the context.
-fn outcomes(work: &Work, context: &[Vec<f32>]) -> Vec<Outcome> {
-    let base: f32 = context.iter().flatten().sum();
-    match work {
-        Work::Evaluate { candidates, examples, .. } => candidates
-            .iter()
-            .map(|z| Outcome {
-                losses: examples.clone().map(|e| z.iter().sum::<f32>().sin() + base + e as f32).collect(),
-                predicted: examples.clone().map(|e| e % 2).collect(),
-                logits: Vec::new(),
-            })
-            .collect(),
-        Work::Score { examples, .. } => {
-            let n = examples.len();
-            vec![Outcome { losses: vec![base; n], predicted: vec![1; n], logits: vec![base; 2 * n] }]
-        }
-    }
-}
-
-/// A worker without a model.
-async fn fake(
-    mut orders: mpsc::Receiver<Order>,
-    reports: mpsc::Sender<Report>,
-    pause: Duration,
-) -> std::io::Result<()> {
-    let mut context = Vec::new();
-    while let Some(order) = orders.recv().await {
-        let report = match order {
-            Order::Prepare(prepare) => Report::Ready(Box::new(ready(prepare.run))),
-            Order::Start(start) => {
-                context = start.context;
-                continue;
-            }
-            Order::SetContext(update) => {
-                context[update.layer.index()] = update.z;
-                continue;
-            }
-            Order::Lease(Lease { id, work, .. }) => {
-                sleep(pause).await;
-                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context) })
-            }
-            Order::Forget(_) => continue,
-            Order::Drain => Report::Leaving,
-        };
-        let leaving = report == Report::Leaving;
-        if reports.send(report).await.is_err() || leaving {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// A fleet and its server.
-struct House {
-    fleet: Handle,
-    address: SocketAddr,
-    server: JoinHandle<Result<(), ServeError>>,
-    close: oneshot::Sender<()>,
-}
-
-impl House {
-    async fn open(options: ServeOptions) -> Self {
-        let (fleet, _owner) = Fleet::spawn(Settings::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (close, closing) = oneshot::channel::<()>();
-        let clients = Clients {
-            progress: watch::channel(Progress::default()).1,
-            fleet: fleet.status(),
-            cancel: watch::channel(false).0,
-            artefact: "none".into(),
-        };
-        let server = tokio::spawn(serve(listener, fleet.clone(), clients, options, async move {
-            let _ = closing.await;
-        }));
-        Self { fleet, address, server, close }
-    }
-
-    async fn close(self) {
-        self.close.send(()).unwrap();
-        within(self.server).await.unwrap().unwrap();
-    }
-}
-
-fn options(address: SocketAddr, weights: &str) -> DialOptions {
-    DialOptions {
-        url: format!("http://{address}"),
-        security: Security::default(),
-        hello: hello(weights),
-        give_up_after: Some(Duration::from_secs(15)),
-        silence: Duration::from_secs(20),
-        longest_pause: Duration::from_secs(10),
-    }
-}
-
-type Dialled = JoinHandle<Result<(), DialError>>;
-
-/// Dials with fake workers, counting how many were started.
-fn dial(options: DialOptions, pause: Duration) -> (Dialled, Arc<AtomicUsize>) {
-    let started = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&started);
-    let start = move |orders, reports| {
-        count.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(fake(orders, reports, pause))
-    };
-    (tokio::spawn(dial::run(options, start, std::future::pending())), started)
-}
-
-fn candidates(seed: u64) -> Vec<Vec<f32>> {
-    (0..12)
-        .map(|c| (0..DIM).map(|i| ((seed * 7919 + c * 104_729 + i as u64) % 997) as f32 / 31.0).collect())
-        .collect()
-}
-
-/// A short run: what an evaluator gets to see of a real one.
-async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
-    let begun = within(fleet.begin(prepare(), Expected::default())).await.unwrap();
-    assert_eq!(begun.ready, ready(RUN));
-    let context = vec![vec![0.25; DIM]; 2];
-    let version = ContextVersion(0);
-    fleet.start(Start { run: RUN, projection_stds: vec![1.0; 2], version, context }).await.unwrap();
-    let mut all = Vec::new();
-    for version in 0..6 {
-        let layer = Layer(version as u32 % 2);
-        let offered = fleet.offer(RUN, ContextVersion(version), layer, candidates(version), 0..4);
-        let gathered = within(offered.await.unwrap().gathered()).await.unwrap();
-        all.push(Gathered { evaluators: 0, ..gathered }); // who answered is no result
-        let z = candidates(version)[3].clone();
-        let layer = Layer(version as u32 % 2);
-        let version = ContextVersion(version + 1);
-        fleet.set_context(ContextUpdate { run: RUN, version, layer, z }).await.unwrap();
-    }
-    let inline = ExampleSet::Inline(examples(150));
-    let scored = within(fleet.score(RUN, ContextVersion(6), Prompted::Context, inline)).await.unwrap();
-    (all, scored)
-}
-
-/// The same run on a link without a wire.
-async fn in_process() -> (Vec<Gathered>, Outcome) {
-    let (fleet, _owner) = Fleet::spawn(Settings::default());
-    let link = fleet.attach(hello("m")).await.unwrap();
-    tokio::spawn(fake(link.orders, link.reports, Duration::ZERO));
-    short_run(&fleet).await
-}
+use house::{House, dial, fake, hello, in_process, options, prepare, short_run, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wire_changes_no_bit_and_drained_evaluators_end_well() {

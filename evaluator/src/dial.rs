@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use proto::client::{Bearer, Security, root_cause};
 use proto::v1::evaluators_client::EvaluatorsClient;
 use proto::v1::{self, order, report};
-use shared::messages::{Hello, Order, Refusal, Report};
+use shared::ids::RunId;
+use shared::messages::{Hello, Order, Refusal, Refused, Report};
+use shared::wire::WireError;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -63,6 +65,14 @@ pub enum DialError {
         /// Why.
         reason: String,
     },
+    /// The coordinator is of a version that this program does not understand.
+    #[error("coordinator {url} sends what this evaluator ({}) cannot read: {problem}", env!("CARGO_PKG_VERSION"))]
+    Unreadable {
+        /// Which.
+        url: String,
+        /// What it sends.
+        problem: WireError,
+    },
     /// Nobody answered for too long.
     #[error("coordinator {url} not reachable for {seconds:.0} s ({reason}); giving up")]
     GaveUp {
@@ -86,6 +96,8 @@ enum Ended {
     Broken(String, bool),
     /// Not worth one.
     Refused(String),
+    /// Nor is this: the coordinator is of another version.
+    Unreadable(WireError),
     /// The worker's own failure.
     Worker(io::Error),
 }
@@ -113,6 +125,9 @@ pub async fn run(
             Ended::Left => return Ok(()),
             Ended::Refused(reason) => {
                 return Err(DialError::Refused { url: options.url, reason });
+            }
+            Ended::Unreadable(problem) => {
+                return Err(DialError::Unreadable { url: options.url, problem });
             }
             Ended::Worker(error) => return Err(DialError::Worker(error)),
             Ended::Broken(reason, welcomed) => {
@@ -215,10 +230,12 @@ async fn greet(
     }
 }
 
-/// What a call's failure means: a wrong token stays wrong, the rest may pass.
+/// What a call's failure means: a wrong token or a hello that cannot be read stays wrong, the rest may pass.
 fn failed_call(status: &Status) -> Ended {
     match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => Ended::Refused(status.message().to_owned()),
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+            Ended::Refused(status.message().to_owned())
+        }
         Code::Unimplemented => Ended::Broken("no Zeroth coordinator at this address".to_owned(), false),
         _ => Ended::Broken(status.source().map_or(status.message().to_owned(), root_cause), false),
     }
@@ -229,7 +246,7 @@ fn refused(refusal: v1::Refusal, welcomed: bool) -> Ended {
     match Refusal::try_from(refusal) {
         Ok(Refusal::Failed(why)) => Ended::Broken(why, welcomed),
         Ok(refusal) => Ended::Refused(refusal.to_string()),
-        Err(error) => Ended::Broken(error.to_string(), welcomed),
+        Err(error) => Ended::Unreadable(error),
     }
 }
 
@@ -243,7 +260,16 @@ async fn pump(
     shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Ended {
     let ended = tokio::select! {
-        ended = receive(&mut orders, to_worker, silence) => return ended,
+        ended = receive(&mut orders, to_worker, silence) => match ended {
+            Ended::Unreadable(problem) => {
+                let refusal = Refusal::Protocol(problem.to_string());
+                let told = Report::Refused(Refused { run: RunId::default(), lease: None, refusal });
+                let _ = timeout(PARTING, out.send(told.into())).await; // for its log; we go either way
+                part(out, orders).await;
+                return Ended::Unreadable(problem);
+            }
+            ended => return ended,
+        },
         left = send(&mut from_worker, &out) => left,
         () = shutdown => {
             let leaving = v1::Report::from(Report::Leaving);
@@ -251,13 +277,18 @@ async fn pump(
             true
         }
     };
-    drop(out); // our half of the stream ends; the coordinator closes the other
-    let closed = async { while let Ok(Some(_)) = orders.message().await {} };
-    let _ = timeout(PARTING, closed).await; // then we go without its goodbye
+    part(out, orders).await;
     match ended {
         true => Ended::Left,
         false => Ended::Worker(io::Error::other("it ended without a word")),
     }
+}
+
+/// Ends our half of the stream; the coordinator closes the other.
+async fn part(out: mpsc::Sender<v1::Report>, mut orders: Streaming<v1::Order>) {
+    drop(out);
+    let closed = async { while let Ok(Some(_)) = orders.message().await {} };
+    let _ = timeout(PARTING, closed).await; // then we go without its goodbye
 }
 
 /// Orders from the stream to the worker; says why they have ended.
@@ -280,6 +311,7 @@ async fn receive(
                         }
                         continue;
                     }
+                    Err(error) if error.of_versions() => return Ended::Unreadable(error),
                     Err(error) => format!("unreadable order: {error}"),
                 },
             },
@@ -323,7 +355,7 @@ async fn end_worker(mut worker: Work, ended: Ended) -> Ended {
             Ok(Ok(())) => Ended::Worker(unexplained),
             Err(error) => Ended::Worker(io::Error::other(error)),
         },
-        Ended::Left | Ended::Refused(_) => {
+        Ended::Left | Ended::Refused(_) | Ended::Unreadable(_) => {
             worker.abort();
             ended
         }

@@ -146,7 +146,9 @@ async fn work(cli: Cli) -> Result<(), Ended> {
     let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT.min(silence / 4) };
     let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
     dial::run(options, start, stop).await.map_err(|error| match error {
-        DialError::Refused { .. } | DialError::Address(_) => Ended::Input(error.to_string()),
+        DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
+            Ended::Input(error.to_string())
+        }
         other => failed(other),
     })
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
+use shared::ids::ContextVersion;
 use shared::messages::{
     Answer, ContextUpdate, ExampleSet, Lease, Outcome, Prepare, Prompted, Ready, Refusal, Start, Work,
 };
@@ -141,6 +142,11 @@ impl Session {
         }
         self.version = start.version.0;
         Ok(())
+    }
+
+    /// The context's version.
+    pub fn version(&self) -> ContextVersion {
+        ContextVersion(self.version)
     }
 
     /// Takes one layer's new incumbent.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use shared::ids::RunId;
+use shared::ids::{LeaseId, RunId};
 use shared::messages::{Lease, Order, Refusal, Refused, Report};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 use crate::model::Model;
 use crate::resources::Resources;
 use crate::session::Session;
+
+/// Leases kept at most that wait for their context; a coordinator sends one.
+const AHEAD: usize = 8;
 
 /// How often a worker says that it is alive, where nothing else is asked for.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -42,7 +45,12 @@ impl Worker {
         let progress = Arc::new(AtomicU64::new(0));
         let (done, mut ended) = oneshot::channel();
         let mut beat = tokio::time::interval(self.heartbeat);
-        let compute = Compute { worker: self, sessions: BTreeMap::new(), progress: Arc::clone(&progress) };
+        let compute = Compute {
+            worker: self,
+            sessions: BTreeMap::new(),
+            ahead: Vec::new(),
+            progress: Arc::clone(&progress),
+        };
         let answers = reports.clone();
         thread::Builder::new().name("zeroth-compute".to_owned()).spawn(move || {
             compute.run(orders, &answers);
@@ -64,6 +72,8 @@ impl Worker {
 struct Compute {
     worker: Worker,
     sessions: BTreeMap<RunId, Session>,
+    /// Leases that came before their context, in order.
+    ahead: Vec<Lease>,
     progress: Arc<AtomicU64>,
 }
 
@@ -71,15 +81,14 @@ impl Compute {
     fn run(mut self, mut orders: Receiver<Order>, reports: &Sender<Report>) {
         while let Some(order) = orders.blocking_recv() {
             let leaving = order == Order::Drain;
-            let report = self.obey(order);
-            let gone = report.is_some_and(|report| reports.blocking_send(report).is_err());
+            let gone = self.obey(order).into_iter().any(|report| reports.blocking_send(report).is_err());
             if gone || leaving {
                 return;
             }
         }
     }
 
-    fn obey(&mut self, order: Order) -> Option<Report> {
+    fn obey(&mut self, order: Order) -> Vec<Report> {
         match order {
             Order::Prepare(prepare) => {
                 let run = prepare.run;
@@ -88,28 +97,48 @@ impl Compute {
                 match prepared {
                     Ok((session, ready)) => {
                         self.sessions.insert(run, session);
-                        Some(Report::Ready(Box::new(ready)))
+                        vec![Report::Ready(Box::new(ready))]
                     }
-                    Err(refusal) => refused(run, None, refusal),
+                    Err(refusal) => vec![refused(run, None, refusal)],
                 }
             }
             Order::Start(start) => self.change(start.run, |session| session.start(&start)),
             Order::SetContext(update) => self.change(update.run, |session| session.set_context(&update)),
-            Order::Lease(lease) => Some(self.work(&lease)),
+            Order::Lease(lease) => self.take(lease),
             Order::Forget(run) => {
                 self.sessions.remove(&run);
-                None
+                let kept = self.ahead.extract_if(.., |lease| lease.run == run);
+                kept.map(|lease| refused(run, Some(lease.id), unknown(run))).collect()
             }
-            Order::Drain => Some(Report::Leaving),
+            Order::Drain => vec![Report::Leaving], // what is kept is given back by that
         }
     }
 
-    fn change(&mut self, run: RunId, f: impl FnOnce(&mut Session) -> Result<(), Refusal>) -> Option<Report> {
-        let changed = match self.sessions.get_mut(&run) {
-            Some(session) => guarded(|| f(session)),
-            None => Err(unknown(run)),
-        };
-        changed.err().and_then(|refusal| refused(run, None, refusal))
+    /// Changes a run's context, and does what has waited for that.
+    fn change(&mut self, run: RunId, f: impl FnOnce(&mut Session) -> Result<(), Refusal>) -> Vec<Report> {
+        let session = self.sessions.get_mut(&run).ok_or_else(|| unknown(run));
+        let changed = session.and_then(|session| guarded(|| f(session).map(|()| session.version())));
+        match changed {
+            Ok(version) => {
+                let due = self.ahead.extract_if(.., |lease| lease.run == run && lease.version <= version);
+                due.collect::<Vec<_>>().iter().map(|lease| self.work(lease)).collect()
+            }
+            Err(refusal) => vec![refused(run, None, refusal)],
+        }
+    }
+
+    /// Does a lease, or keeps it until its context is there.
+    fn take(&mut self, lease: Lease) -> Vec<Report> {
+        let early = self.sessions.get(&lease.run).is_some_and(|session| session.version() < lease.version);
+        if !early {
+            return vec![self.work(&lease)];
+        }
+        if self.ahead.len() >= AHEAD {
+            let refusal = Refusal::Failed(format!("{AHEAD} leases wait for their context already"));
+            return vec![refused(lease.run, Some(lease.id), refusal)];
+        }
+        self.ahead.push(lease);
+        Vec::new()
     }
 
     fn work(&mut self, lease: &Lease) -> Report {
@@ -123,7 +152,7 @@ impl Compute {
                 self.progress.fetch_add(scored as u64, Ordering::Relaxed);
                 Report::Answer(answer)
             }
-            Err(refusal) => Report::Refused(Refused { run: lease.run, lease: Some(lease.id), refusal }),
+            Err(refusal) => refused(lease.run, Some(lease.id), refusal),
         }
     }
 }
@@ -137,8 +166,8 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     })
 }
 
-fn refused(run: RunId, lease: Option<shared::ids::LeaseId>, refusal: Refusal) -> Option<Report> {
-    Some(Report::Refused(Refused { run, lease, refusal }))
+fn refused(run: RunId, lease: Option<LeaseId>, refusal: Refusal) -> Report {
+    Report::Refused(Refused { run, lease, refusal })
 }
 
 fn unknown(run: RunId) -> Refusal {

@@ -5,7 +5,7 @@
 
 /// Version of the conversation; both sides must agree. Raise it when an old peer would misunderstand a new one;
 /// adding a field that may be ignored does not need it. 0 means that a peer did not say, and is never valid.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -19,7 +19,7 @@ const MAGIC: &[u8; 8] = b"ZEROTH\x00\x01";
 const VERSION: u32 = 3;
 
 /// Bytes before the payload: magic, version, length, checksum.
-const HEADER: usize = 8 + 4 + 8 + 4;
+pub const HEADER: usize = 8 + 4 + 8 + 4;
 
 /// Why a frame cannot be written or read; each names the file.
 #[derive(Debug, Error)]
@@ -129,12 +129,27 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FrameError> {
         Err(error) => return Err(io_error(path)(error)),
     };
     let payload = payload(path, &bytes)?;
-    let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
-    let (value, used) = decoded.map_err(|error| codec(path, format!("cannot be decoded: {error}")))?;
+    let (value, used) =
+        decode(payload).map_err(|error| codec(path, format!("cannot be decoded: {error}")))?;
     if used != payload.len() {
         return Err(codec(path, "holds more than was expected".to_owned()));
     }
     Ok(value)
+}
+
+/// Decodes with a limit on what lengths in the payload are believed. bincode takes it as a constant alone, so it is the
+/// next of some steps: a byte of the payload stands for 16 at most.
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    let (needed, standard) = (payload.len().saturating_mul(16), bincode::config::standard());
+    macro_rules! steps {
+        ($($bits:literal)*) => {$(
+            if needed <= 1 << $bits {
+                return bincode::serde::decode_from_slice(payload, standard.with_limit::<{ 1 << $bits }>());
+            }
+        )*};
+    }
+    steps!(16 20 24 28 32 36);
+    bincode::serde::decode_from_slice(payload, standard)
 }
 
 /// What a frame holds, its header checked.

@@ -151,7 +151,7 @@ pub struct Lease {
     pub id: LeaseId,
     /// The run.
     pub run: RunId,
-    /// Context version the work is to be done under; the link's order guarantees that it has arrived.
+    /// Context version the work is to be done under: one that has arrived, or the next one, which the work waits for.
     pub version: ContextVersion,
     /// What to do.
     pub work: Work,

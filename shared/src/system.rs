@@ -1,7 +1,12 @@
-//! What the system says of memory: how much this process may take, and how much it has taken. Linux alone says it.
+//! What the system says of this process: the memory it may take and has taken, the processor's time it has used, the
+//! files it may open. Linux alone says it.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+/// Ticks a second of the times in `/proc`, the same on all of Linux's architectures.
+const TICKS: u64 = 100;
 
 /// Bytes that this process may take, by its control group and by what the machine has left.
 pub fn memory_limit() -> Option<u64> {
@@ -16,6 +21,23 @@ pub fn memory_limit() -> Option<u64> {
 /// Bytes that this process has had in memory at most so far, pages of mapped files and its code included.
 pub fn peak_memory() -> Option<u64> {
     kilobytes(Path::new("/proc/self/status"), "VmHWM:")
+}
+
+/// Processor time that this process's threads have used so far, in steps of 10 ms.
+pub fn cpu_time() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after_name) = text.rsplit_once(')')?; // the name may hold anything
+    let mut times = after_name.split_whitespace().skip(11).map(str::parse::<u64>);
+    let ticks = times.next()?.ok()? + times.next()?.ok()?;
+    Some(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
+/// How many files, sockets among them, this process may have open.
+pub fn open_files_limit() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
 }
 
 /// The least of what the process's control group and those around it allow. `named` is the process's own list of them:
@@ -79,5 +101,10 @@ mod tests {
         fs::write(file.path(), "MemTotal:  12 kB\nMemAvailable:   34 kB\nMemFree: 5 pages\n").unwrap();
         assert_eq!(kilobytes(file.path(), "MemAvailable:"), Some(34 * 1024));
         assert_eq!(kilobytes(file.path(), "MemFree:"), None);
+        assert!(open_files_limit().unwrap() > 3);
+        let before = cpu_time().unwrap();
+        while cpu_time().unwrap() == before {
+            std::hint::black_box([0u8; 64]);
+        }
     }
 }

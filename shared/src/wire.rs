@@ -36,14 +36,26 @@ pub enum WireError {
         /// What was sent, and what is known.
         problem: String,
     },
+    /// A message of a kind that came into being after this program.
+    #[error("{0} of a kind that this program does not know: the other side is newer; update the older one")]
+    UnknownKind(&'static str),
     /// A message that belongs to the handshake, in the middle of the conversation.
     #[error("unexpected {0}")]
     Unexpected(&'static str),
 }
 
+impl WireError {
+    /// Whether the peer speaks of what this program does not know: no other attempt will mend that.
+    pub fn of_versions(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::UnknownKind(_))
+    }
+}
+
 /// Numbers as little-endian f32.
 fn to_bytes(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    let mut bytes = Vec::with_capacity(4 * numbers.len());
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    bytes
 }
 
 /// The numbers of `bytes`.

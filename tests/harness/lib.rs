@@ -8,6 +8,7 @@ mod cluster;
 mod disk;
 mod process;
 mod proxy;
+mod standing;
 mod trace;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use cluster::{Coordinator, evaluator, evaluator_on};
 pub use disk::SmallDisk;
 pub use process::{Ended, Process, binary, run};
 pub use proxy::{Line, Proxy};
+pub use standing::Standing;
 pub use trace::{artefact, generations, generations_done};
 
 /// The longest any single wait may take; far beyond what a loaded machine needs.

@@ -116,12 +116,24 @@ impl Process {
     /// # Panics
     /// When the process ends without it.
     pub fn nth_err_line(&mut self, text: &str, n: usize) -> String {
+        self.nth_line(text, n, |process| &mut process.err)
+    }
+
+    /// The first line of standard output that contains `text`, as soon as it is there.
+    ///
+    /// # Panics
+    /// When the process ends without it.
+    pub fn out_line(&mut self, text: &str) -> String {
+        self.nth_line(text, 0, |process| &mut process.out)
+    }
+
+    fn nth_line(&mut self, text: &str, n: usize, of: impl Fn(&mut Self) -> &mut Output) -> String {
         until(&format!("line {n} with {text:?} of {}", self.command), || {
             let over = !self.is_running();
             if over {
-                self.err.join(); // everything it has said is here now
+                of(self).join(); // everything it has said is here now
             }
-            let found = self.err.lines().into_iter().filter(|line| line.contains(text)).nth(n);
+            let found = of(self).lines().into_iter().filter(|line| line.contains(text)).nth(n);
             assert!(found.is_some() || !over, "ended without saying {text:?}\n{}", self.report());
             found
         })

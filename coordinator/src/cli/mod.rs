@@ -2,23 +2,31 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line speaks on both
 
 mod bench;
+mod client;
+mod fetch;
 mod model;
 mod open;
 mod predict;
 mod report;
 mod score;
+mod serve;
+mod show;
 mod status;
+mod submit;
 mod tune;
+mod watch;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use shared::spec::Device;
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
+use crate::serve::ServeOptions;
 
 /// Tunes language models without gradients: BBTv2 and BBT over a fleet of evaluators.
 #[derive(Debug, Parser)]
@@ -42,8 +50,18 @@ enum Command {
     Score(score::Args),
     /// Classify texts with a tuned prompt, or with a run file's manual prompt.
     Predict(predict::Args),
+    /// Stand ready for run files that clients hand in, and for evaluators; several runs are at work at once.
+    Serve(serve::Args),
+    /// Hand a run file to a standing coordinator.
+    Submit(submit::Args),
     /// Show how far a run is, from its folder or from its coordinator.
     Status(status::Args),
+    /// Follow a coordinator's runs and evaluators until the runs have ended.
+    Watch(watch::Args),
+    /// End a run of a coordinator, after a checkpoint.
+    Cancel(client::CancelArgs),
+    /// Fetch the tuned prompt of a coordinator's run.
+    Fetch(fetch::Args),
     /// Look at a model, or fetch one from the hub.
     Model(model::Args),
     /// Measure what a candidate costs on this machine.
@@ -75,13 +93,21 @@ pub(crate) struct SourceArgs {
     set: Vec<String>,
 }
 
+/// Threads of the runtime: for one run it only moves messages; several searches are at work beside each other.
+fn threads(command: &Command) -> usize {
+    match command {
+        Command::Serve(_) => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        _ => 2,
+    }
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
 /// What [`Error::exit_code`] turns into the process's exit code.
 pub fn run(cli: Cli) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2) // it only moves messages
+        .worker_threads(threads(&cli.command))
         .enable_all()
         .build()
         .map_err(Error::failed)?;
@@ -91,7 +117,12 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             Command::Tune(args) => tune::run(args, stop).await,
             Command::Score(args) => score::run(args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::Serve(args) => serve::run(args, stop).await,
+            Command::Submit(args) => submit::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Watch(args) => watch::run(args).await,
+            Command::Cancel(args) => client::cancel(args).await,
+            Command::Fetch(args) => fetch::run(args).await,
             Command::Model(args) => model::run(&args),
             Command::Bench(args) => bench::run(args, stop).await,
         }
@@ -115,12 +146,23 @@ pub fn complain(error: &Error) {
     eprintln!("error: {}", error.to_string().replace('\n', " "));
 }
 
+/// Listens for evaluators and clients, and says where.
+async fn listen(address: SocketAddr, options: &ServeOptions) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Error::Input(format!("--listen {address}: {error}; choose a free address or port 0"))
+    })?;
+    let bound = listener.local_addr().map_err(Error::failed)?;
+    let url = options.url(bound);
+    eprintln!("listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {url}");
+    Ok(listener)
+}
+
 /// Turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
-fn stop_on_signal() -> Result<watch::Receiver<bool>, Error> {
+fn stop_on_signal() -> Result<tokio::sync::watch::Receiver<bool>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::failed)?;
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         for attempt in 0.. {
             tokio::select! {

@@ -57,7 +57,7 @@ pub(super) async fn open(source: &SourceArgs, model: &ModelArgs) -> Result<Opene
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let words = plan.prepare.words.clone();
     attach(&fleet, &plan, model).await?;
-    fleet.begin(plan.prepare, Expected { model: plan.expected, dtype: plan.dtype }).await?;
+    fleet.begin(plan.prepare, Expected { model: plan.expected, named: None, dtype: plan.dtype }).await?;
     let prompted = if plan.start.is_some() { Prompted::Context } else { Prompted::Manual };
     if let Some(start) = plan.start {
         fleet.start(start).await?;

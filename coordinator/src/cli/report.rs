@@ -49,6 +49,7 @@ fn bar() -> ProgressBar {
 
 fn line(progress: &Progress) -> String {
     match progress.state {
+        State::Queued => "waiting for its turn".to_owned(),
         State::Waiting => "waiting for an evaluator".to_owned(),
         State::Before => "scoring the manual prompt".to_owned(),
         State::After => "scoring the tuned prompt".to_owned(),

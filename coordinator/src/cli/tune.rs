@@ -9,18 +9,17 @@ use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{ModelIdentity, Start};
 use shared::spec::RunFile;
 use shared::system::peak_memory;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::report;
+use super::{listen, report};
 use crate::error::Error;
 use crate::fleet::{self, Fleet, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
 use crate::model;
 use crate::progress::Progress;
-use crate::run::{self, Summary};
+use crate::run::{self, Origin, Summary};
 use crate::search;
 use crate::serve::clients::Clients;
 use crate::serve::{self, ServeError, ServeOptions};
@@ -78,7 +77,8 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     };
     let house = open_house(&args, &inputs, &fleet, clients).await?;
     let shown = tokio::spawn(report::show(progress));
-    let ended = run::tune(&inputs, &folder, checkpoint, model, &fleet, &reporter, stop.subscribe()).await;
+    let origin = Origin { id: RunId(1), checkpoint, expected: inputs.expected(model) };
+    let ended = run::tune(origin, &inputs, &folder, &fleet, &reporter, stop.subscribe()).await;
     fleet.drain().await;
     drop(reporter);
     let _ = shown.await; // its only failure is a panic, already reported
@@ -130,15 +130,8 @@ async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clien
     let Some(address) = args.listen else {
         return Ok(House::Embedded(embedded(inputs, fleet).await?));
     };
-    let options = ServeOptions::try_from(&args.serve)?;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Error::Input(format!("--listen {address}: {error}; choose a free address or port 0"))
-    })?;
-    let bound = listener.local_addr().map_err(Error::failed)?;
-    eprintln!(
-        "listening on {bound}; start evaluators with: zeroth-evaluator --coordinator {}",
-        options.url(bound)
-    );
+    let options = ServeOptions::try_from(&args.serve)?.with_stopping(clients.cancel.subscribe());
+    let listener = listen(address, &options).await?;
     let (close, mut closing) = watch::channel(false);
     let server = tokio::spawn(serve::serve(listener, fleet.clone(), clients, options, async move {
         let _ = closing.wait_for(|&close| close).await; // a dropped sender closes too
@@ -211,7 +204,7 @@ async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
     let worker = embedded(inputs, &fleet).await?;
     let run = RunId(1);
-    let begun = inputs.begin(&fleet, run, None).await?;
+    let begun = inputs.begin(&fleet, run, inputs.expected(None)).await?;
     let plan = run::plan(inputs, begun.model.layers as usize);
     let start = Start {
         run,

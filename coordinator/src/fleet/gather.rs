@@ -1,8 +1,14 @@
 //! Puts the answers of a job together, in the order of candidates and examples, whoever answered. Pure.
 
+use std::collections::BTreeMap;
+
+use shared::ids::EvaluatorId;
 use shared::messages::Outcome;
 
 use super::cut::Piece;
+
+/// Stands for nobody: evaluators are counted from 1.
+const NOBODY: EvaluatorId = EvaluatorId(0);
 
 /// The results of a job, as far as they have come.
 #[derive(Clone, Debug)]
@@ -11,6 +17,11 @@ pub(super) struct Assembly {
     classes: usize,
     with_logits: bool,
     outcomes: Vec<Outcome>,
+    /// Whose answer each cell holds, `[candidates * examples]`.
+    by: Vec<EvaluatorId>,
+    /// Cells of each evaluator that has filled any.
+    filled: BTreeMap<EvaluatorId, usize>,
+    missing: usize,
 }
 
 impl Assembly {
@@ -19,7 +30,15 @@ impl Assembly {
         let logits = if with_logits { examples * classes } else { 0 };
         let empty =
             Outcome { losses: vec![0.0; examples], predicted: vec![0; examples], logits: vec![0.0; logits] };
-        Self { examples, classes, with_logits, outcomes: vec![empty; candidates] }
+        Self {
+            examples,
+            classes,
+            with_logits,
+            outcomes: vec![empty; candidates],
+            by: vec![NOBODY; candidates * examples],
+            filled: BTreeMap::new(),
+            missing: candidates * examples,
+        }
     }
 
     /// Whether an answer has the shape that `piece` asks for.
@@ -48,18 +67,56 @@ impl Assembly {
         Ok(())
     }
 
-    /// Takes a checked answer.
-    pub(super) fn place(&mut self, piece: &Piece, outcomes: Vec<Outcome>) {
-        let (start, end) = (piece.examples.start as usize, piece.examples.end as usize);
-        debug_assert!(end <= self.examples);
-        let rows = self.outcomes.iter_mut().skip(piece.candidates.start);
-        for (row, outcome) in rows.zip(outcomes) {
-            row.losses[start..end].copy_from_slice(&outcome.losses);
-            row.predicted[start..end].copy_from_slice(&outcome.predicted);
-            if self.with_logits {
-                row.logits[start * self.classes..end * self.classes].copy_from_slice(&outcome.logits);
+    /// Takes a checked answer, for the cells that nobody has answered.
+    pub(super) fn place(&mut self, piece: &Piece, by: EvaluatorId, outcomes: &[Outcome]) {
+        let classes = if self.with_logits { self.classes } else { 0 };
+        let start = piece.examples.start as usize;
+        let mut placed = 0;
+        for (candidate, outcome) in piece.candidates.clone().zip(outcomes) {
+            let row = &mut self.outcomes[candidate];
+            for (from, to) in (start..piece.examples.end as usize).enumerate() {
+                let owner = &mut self.by[candidate * self.examples + to];
+                if *owner != NOBODY {
+                    continue;
+                }
+                *owner = by;
+                placed += 1;
+                row.losses[to] = outcome.losses[from];
+                row.predicted[to] = outcome.predicted[from];
+                let logits = &outcome.logits[from * classes..(from + 1) * classes];
+                row.logits[to * classes..(to + 1) * classes].copy_from_slice(logits);
             }
         }
+        self.missing -= placed;
+        if placed > 0 {
+            *self.filled.entry(by).or_default() += placed;
+        }
+    }
+
+    /// Whether nobody has answered a cell.
+    pub(super) fn open(&self, candidate: usize, example: u32) -> bool {
+        self.by[candidate * self.examples + example as usize] == NOBODY
+    }
+
+    /// Whether any cell of a piece has no answer.
+    pub(super) fn wants(&self, piece: &Piece) -> bool {
+        self.missing > 0
+            && piece.candidates.clone().any(|c| piece.examples.clone().any(|example| self.open(c, example)))
+    }
+
+    /// Cells without an answer.
+    pub(super) fn missing(&self) -> usize {
+        self.missing
+    }
+
+    /// Everything there is to fill.
+    pub(super) fn whole(&self) -> Piece {
+        Piece { candidates: 0..self.outcomes.len(), examples: 0..self.examples as u32 }
+    }
+
+    /// Whose answers it holds.
+    pub(super) fn evaluators(&self) -> impl Iterator<Item = EvaluatorId> {
+        self.filled.keys().copied()
     }
 
     /// One outcome a candidate, in order.
@@ -72,25 +129,30 @@ impl Assembly {
 mod tests {
     use super::*;
 
+    const BY: EvaluatorId = EvaluatorId(1);
+
     fn outcome(losses: &[f32], classes: usize) -> Outcome {
         let logits = losses.iter().flat_map(|&loss| vec![loss; classes]).collect();
         Outcome { losses: losses.to_vec(), predicted: vec![0; losses.len()], logits }
     }
 
+    /// What an honest evaluator answers.
+    fn answer(piece: &Piece) -> Vec<Outcome> {
+        let row = |c: usize| piece.examples.clone().map(|e| (10 * c) as f32 + e as f32).collect::<Vec<_>>();
+        piece.candidates.clone().map(|c| outcome(&row(c), 0)).collect()
+    }
+
     #[test]
-    fn pieces_in_any_order_give_the_same_whole() {
-        let pieces = super::super::cut::generation(3, 5, 4, 12);
-        let answer = |piece: &Piece| -> Vec<Outcome> {
-            let row =
-                |c: usize| piece.examples.clone().map(|e| (10 * c) as f32 + e as f32).collect::<Vec<_>>();
-            piece.candidates.clone().map(|c| outcome(&row(c), 0)).collect()
-        };
+    fn pieces_in_any_order_and_overlapping_give_the_same_whole() {
+        let piece = |candidates, examples| Piece { candidates, examples };
+        let pieces = [piece(0..2, 0..4), piece(2..3, 1..4), piece(1..3, 0..2)];
         let whole = |order: Vec<&Piece>| {
             let mut assembly = Assembly::new(3, 4, 2, false);
             for piece in order {
                 assembly.check(piece, &answer(piece)).unwrap();
-                assembly.place(piece, answer(piece));
+                assembly.place(piece, BY, &answer(piece));
             }
+            assert_eq!((assembly.missing(), assembly.wants(&assembly.whole())), (0, false));
             assembly.outcomes()
         };
         let forwards = whole(pieces.iter().collect());
@@ -99,10 +161,22 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_answer_to_a_cell_counts() {
+        let mut assembly = Assembly::new(1, 2, 2, false);
+        let (first, both) = (Piece { candidates: 0..1, examples: 0..1 }, assembly.whole());
+        assembly.place(&first, EvaluatorId(4), &[outcome(&[1.0], 0)]);
+        assert!(!assembly.wants(&first) && assembly.wants(&both));
+        assembly.place(&both, EvaluatorId(3), &[outcome(&[5.0, 6.0], 0)]);
+        assembly.place(&both, EvaluatorId(9), &[outcome(&[7.0, 7.0], 0)]);
+        assert_eq!(assembly.evaluators().collect::<Vec<_>>(), [EvaluatorId(3), EvaluatorId(4)]);
+        assert_eq!(assembly.outcomes()[0].losses, [1.0, 6.0]);
+    }
+
+    #[test]
     fn logits_land_at_their_examples() {
         let mut assembly = Assembly::new(1, 3, 2, true);
         let piece = Piece { candidates: 0..1, examples: 1..3 };
-        assembly.place(&piece, vec![outcome(&[5.0, 6.0], 2)]);
+        assembly.place(&piece, BY, &[outcome(&[5.0, 6.0], 2)]);
         assert_eq!(assembly.outcomes()[0].logits, [0.0, 0.0, 5.0, 5.0, 6.0, 6.0]);
     }
 

@@ -1,14 +1,14 @@
-//! One generation or score on its way: its pieces, who holds them, what has come back. Pure.
+//! One generation or score on its way: what waits, who holds what, what has come back. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
-use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Refusal, Work};
+use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Ready, Refusal, Work};
 use shared::task::Example;
 
-use super::cut::{self, Piece};
+use super::cut::{Blame, Limits, Piece, Waiting, rectangles};
 use super::gather::Assembly;
 
 /// What a job asks for.
@@ -20,21 +20,17 @@ pub(super) enum Task {
     Score { prompt: Prompted, examples: ExampleSet },
 }
 
-/// One piece and its fate.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) piece: Piece,
-    pub(super) done: bool,
-    /// How often evaluators have failed at it.
-    pub(super) failures: u32,
-    /// How many evaluators in a row have vanished while they were at it.
-    pub(super) losses: u32,
-    /// When that was last counted.
-    pub(super) last_loss: Option<Instant>,
-    /// Leases out on it, given by or given up in vain.
-    pub(super) holders: BTreeSet<LeaseId>,
-    /// Who failed it last: others are asked first.
-    pub(super) failed_by: Option<EvaluatorId>,
+impl Task {
+    /// Operations of one candidate on one example, as far as they are known; only proportions matter.
+    fn cell_cost(&self, prepare: &Prepare, ready: Option<&Ready>) -> f64 {
+        let layer = match self {
+            Self::Evaluate { layer, .. } => layer.index(),
+            Self::Score { .. } => 0, // nothing of it is cached
+        };
+        let flops = ready.and_then(|ready| ready.flops.get(layer));
+        let cost = flops.map(|flops| flops / prepare.train.len().max(1) as f64);
+        cost.filter(|cost| cost.is_finite() && *cost > 0.0).unwrap_or(1.0) // an evaluator says what it likes
+    }
 }
 
 /// A job.
@@ -42,72 +38,112 @@ pub(super) struct Part {
 pub(super) struct Job {
     pub(super) run: RunId,
     pub(super) version: ContextVersion,
-    pub(super) parts: Vec<Part>,
-    /// Parts that wait for an evaluator.
-    pub(super) queue: BTreeSet<usize>,
-    /// Whose answers counted.
-    pub(super) evaluators: BTreeSet<EvaluatorId>,
+    /// Operations of one cell.
+    pub(super) cost: f64,
+    /// What waits for an evaluator.
+    pub(super) waiting: Vec<Waiting>,
+    /// Cells that each may still take of it, until it is divided again.
+    pub(super) shares: BTreeMap<EvaluatorId, f64>,
+    /// Leases out on it, given by or given up in vain.
+    pub(super) out: BTreeSet<LeaseId>,
     /// The longest that an answered lease took.
     pub(super) slowest: Option<Duration>,
     task: Task,
+    limits: Limits,
     assembly: Assembly,
-    missing: usize,
 }
 
 impl Job {
-    /// Cuts `task` for `evaluators`.
-    ///
     /// # Errors
     /// [`Refusal::Failed`] when the task does not fit what the run was prepared with.
     pub(super) fn new(
         prepare: &Prepare,
+        ready: Option<&Ready>,
         version: ContextVersion,
         task: Task,
-        evaluators: usize,
     ) -> Result<Self, Refusal> {
         fits(prepare, &task)?;
         let classes = prepare.words.len();
-        let (pieces, assembly) = match &task {
-            Task::Evaluate { candidates, examples, .. } => {
-                let (dim, examples) = (prepare.dim as usize, examples.len());
-                let pieces = cut::generation(candidates.len(), dim, examples as u32, evaluators);
-                (pieces, Assembly::new(candidates.len(), examples, classes, false))
-            }
+        let (limits, assembly) = match &task {
+            Task::Evaluate { candidates, examples, .. } => (
+                Limits::kept(examples.len(), prepare.dim as usize),
+                Assembly::new(candidates.len(), examples.len(), classes, false),
+            ),
             Task::Score { examples, .. } => {
-                let pieces = match examples {
-                    ExampleSet::Inline(examples) => {
-                        cut::inline(&examples.iter().map(sent_bytes).collect::<Vec<_>>(), evaluators)
-                    }
-                    kept => cut::score(kept.len(), evaluators),
+                let limits = match examples {
+                    ExampleSet::Inline(examples) => Limits::inline(examples.iter().map(sent_bytes).collect()),
+                    kept => Limits::kept(kept.len(), 0),
                 };
-                (pieces, Assembly::new(1, examples.len(), classes, true))
+                (limits, Assembly::new(1, examples.len(), classes, true))
             }
         };
-        let part = |piece| Part {
-            piece,
-            done: false,
-            failures: 0,
-            losses: 0,
-            last_loss: None,
-            holders: BTreeSet::new(),
-            failed_by: None,
-        };
+        let everything = Waiting { piece: assembly.whole(), blame: Blame::default() };
         Ok(Self {
             run: prepare.run,
             version,
-            queue: (0..pieces.len()).collect(),
-            missing: pieces.len(),
-            parts: pieces.into_iter().map(part).collect(),
-            evaluators: BTreeSet::new(),
+            cost: task.cell_cost(prepare, ready),
+            waiting: Some(everything).filter(|all| all.piece.cells() > 0).into_iter().collect(),
+            shares: BTreeMap::new(),
+            out: BTreeSet::new(),
             slowest: None,
             task,
+            limits,
             assembly,
         })
     }
 
-    /// The work of one part, as a lease carries it.
-    pub(super) fn work(&self, part: &Part) -> Work {
-        let (rows, columns) = (part.piece.candidates.clone(), part.piece.examples.clone());
+    /// Whether it evaluates candidates.
+    pub(super) fn evaluates(&self) -> bool {
+        matches!(self.task, Task::Evaluate { .. })
+    }
+
+    /// Examples of the job.
+    pub(super) fn width(&self) -> usize {
+        self.limits.width()
+    }
+
+    /// Cells that wait.
+    pub(super) fn waiting_cells(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.piece.cells()).sum()
+    }
+
+    /// The largest piece that waits and `fits`: what is left of candidates that were cut goes last.
+    pub(super) fn largest(&self, fits: impl Fn(&Waiting) -> bool) -> Option<usize> {
+        let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| fits(waiting));
+        let key = |(index, waiting): &(usize, &Waiting)| (waiting.piece.cells(), std::cmp::Reverse(*index));
+        fitting.max_by_key(key).map(|(index, _)| index)
+    }
+
+    /// Cuts about `cells` off a piece that waits.
+    pub(super) fn cut(&mut self, index: usize, cells: f64) -> Waiting {
+        let Waiting { piece, blame } = self.waiting.swap_remove(index);
+        let (piece, rest) = self.limits.cut(piece, cells);
+        let left = |piece| Waiting { piece, blame: blame.clone() };
+        self.waiting.extend(rest.into_iter().map(left));
+        Waiting { piece, blame }
+    }
+
+    /// Cuts about `cells` off pieces that somebody has, the largest first.
+    pub(super) fn cut_copy(&self, pieces: &mut Vec<Piece>, cells: f64) -> Option<Piece> {
+        let largest = (0..pieces.len()).max_by_key(|&index| pieces[index].cells())?;
+        let (piece, rest) = self.limits.cut(pieces.swap_remove(largest), cells);
+        pieces.extend(rest);
+        Some(piece)
+    }
+
+    /// What is still open of a piece waits again, but for what is `covered`.
+    pub(super) fn reopen(&mut self, piece: &Piece, blame: &Blame, covered: impl Fn(usize, u32) -> bool) {
+        let open = |candidate, example| {
+            let waits = || self.waiting.iter().any(|waiting| waiting.piece.has(candidate, example));
+            self.assembly.open(candidate, example) && !covered(candidate, example) && !waits()
+        };
+        let again = rectangles(piece, open);
+        self.waiting.extend(again.into_iter().map(|piece| Waiting { piece, blame: blame.clone() }));
+    }
+
+    /// The work of a piece, as a lease carries it.
+    pub(super) fn work(&self, piece: &Piece) -> Work {
+        let (rows, columns) = (piece.candidates.clone(), piece.examples.clone());
         let within = |start: u32| start + columns.start..start + columns.end;
         match &self.task {
             Task::Evaluate { layer, candidates, examples } => {
@@ -128,35 +164,48 @@ impl Job {
         }
     }
 
-    /// Takes the first answer to a part; a later one changes nothing.
+    /// Takes an answer for the cells that have none.
     ///
     /// # Errors
     /// What is wrong with its shape.
     pub(super) fn take(
         &mut self,
-        index: usize,
+        piece: &Piece,
         by: EvaluatorId,
         took: Duration,
-        outcomes: Vec<Outcome>,
+        outcomes: &[Outcome],
     ) -> Result<(), String> {
-        let Some(part) = self.parts.get_mut(index) else {
-            return Ok(());
-        };
-        self.assembly.check(&part.piece, &outcomes)?;
-        if !part.done {
-            self.assembly.place(&part.piece, outcomes);
-            part.done = true;
-            self.missing -= 1;
-            self.queue.remove(&index);
-            self.evaluators.insert(by);
+        self.assembly.check(piece, outcomes)?;
+        if self.assembly.wants(piece) {
+            self.assembly.place(piece, by, outcomes);
             self.slowest = self.slowest.max(Some(took));
         }
         Ok(())
     }
 
-    /// Whether every part has been answered.
+    /// What waits and has been answered meanwhile, by one who was thought to be late, waits no longer.
+    pub(super) fn forget_answered(&mut self) {
+        let assembly = &self.assembly;
+        let open = |Waiting { piece, blame }: Waiting| {
+            let open = rectangles(&piece, |candidate, example| assembly.open(candidate, example));
+            open.into_iter().map(move |piece| Waiting { piece, blame: blame.clone() })
+        };
+        self.waiting = std::mem::take(&mut self.waiting).into_iter().flat_map(open).collect();
+    }
+
+    /// Whether any cell of a piece has no answer.
+    pub(super) fn wants(&self, piece: &Piece) -> bool {
+        self.assembly.wants(piece)
+    }
+
+    /// Whether every cell has been answered.
     pub(super) fn complete(&self) -> bool {
-        self.missing == 0
+        self.assembly.missing() == 0
+    }
+
+    /// Whose answers counted.
+    pub(super) fn evaluators(&self) -> usize {
+        self.assembly.evaluators().count()
     }
 
     /// One outcome a candidate.

@@ -8,6 +8,7 @@ mod cut;
 mod gather;
 mod job;
 mod owner;
+mod plan;
 mod run;
 mod table;
 
@@ -48,12 +49,15 @@ pub struct Settings {
     pub credit: usize,
     /// The same work may fail so often, or so many evaluators in a row may vanish at it, before its run fails.
     pub max_failures: u32,
-    /// Added to twice the slowest answer of a job before an idle evaluator duplicates a lease.
+    /// An idle evaluator repeats a lease where it would end sooner by more than this.
     pub patience: Duration,
     /// How often the clock is looked at.
     pub tick: Duration,
     /// How long [`Handle::drain`] waits for evaluators to leave.
     pub drain_timeout: Duration,
+    /// Whether evaluators of several models may be here: each serves the runs whose model and type it has, instead
+    /// of being refused for those it cannot serve.
+    pub mixed: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +70,7 @@ impl Default for Settings {
             patience: Duration::from_millis(200),
             tick: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(5),
+            mixed: false,
         }
     }
 }
@@ -95,6 +100,8 @@ pub struct Begun {
 pub struct Expected {
     /// The model they must hold, where it is known: that of a resumed run, or of a folder on the coordinator's machine.
     pub model: Option<ModelIdentity>,
+    /// What their model must be called, as long as it is not known.
+    pub named: Option<String>,
     /// What they must compute the blocks' linear layers in: another type gives other losses.
     pub dtype: Dtype,
 }
@@ -134,6 +141,10 @@ pub struct EvaluatorStatus {
     pub answered: u64,
     /// When it was last heard of.
     pub last_report: Instant,
+    /// Whether it is still making a run ready.
+    pub preparing: bool,
+    /// Whether a lease of its own has taken so long that others were asked too.
+    pub late: bool,
 }
 
 /// The evaluator's ends of a link.

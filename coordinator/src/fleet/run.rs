@@ -14,9 +14,12 @@ pub(super) struct Run {
     pub(super) ready: Option<Ready>,
     /// Why nothing more can come of it.
     pub(super) failed: Option<Refusal>,
+    /// Operations handed out for it, or what it is taken to have had.
+    pub(super) served: f64,
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
+    named: Option<String>,
     dtype: Dtype,
     device_kind: String,
     start: Option<Start>,
@@ -32,8 +35,10 @@ impl Run {
             prepare,
             ready: None,
             failed: None,
+            served: 0.0,
             given: expected.model.is_some(),
             model: expected.model,
+            named: expected.named,
             dtype: expected.dtype,
             device_kind: String::new(),
             start: None,
@@ -48,6 +53,12 @@ impl Run {
         let (run, model) = (self.prepare.run, &hello.model);
         if let Some(own) = self.model.as_ref().filter(|own| !own.same_model(model)) {
             return Err(Refusal::Model(format!("{run} works with {own}, this evaluator holds {model}")));
+        }
+        if let (None, Some(named)) = (&self.model, self.named.as_ref().filter(|named| **named != model.name))
+        {
+            return Err(Refusal::Model(format!(
+                "{run} works with a model called {named}, this evaluator holds {model}"
+            )));
         }
         let (own, theirs) = (self.dtype.name(), &hello.dtype);
         if own != theirs {

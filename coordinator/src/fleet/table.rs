@@ -2,10 +2,13 @@
 //!
 //! Events come in with the time they happened at, actions go out. There is one way to lose an evaluator
 //! ([`Table::remove`]) and one way to end a job, so whatever happens, in whatever order, ends in the same
-//! place. Jobs and leases are in [`leases`]; what is counted against whom when things go wrong is in [`losses`].
+//! place. Jobs and leases are in [`leases`], who gets what next is in [`dispatch`] by what is known of speeds ([`pace`]),
+//! and what is counted against whom when things go wrong is in [`losses`].
 
+mod dispatch;
 mod leases;
 mod losses;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,9 +16,11 @@ use std::time::Instant;
 use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
 use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Refusal, Report, Start};
 
+use super::cut::{Blame, Piece};
 use super::job::Job;
 use super::run::Run;
 use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Settings};
+use pace::Pace;
 
 /// Names a job within the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +54,13 @@ struct Link {
     /// No other will come; when this one has gone, runs fail instead of waiting.
     sole: bool,
     runs: BTreeMap<RunId, Prepared>,
+    /// Oldest first, which is the order it works in; but for those ahead.
     in_flight: BTreeSet<LeaseId>,
+    /// How many of them wait for their context.
+    ahead: usize,
+    pace: Pace,
+    /// Where it stands in [`Table::room`].
+    listed: Option<usize>,
     answered: u64,
     last_report: Instant,
 }
@@ -58,6 +69,11 @@ impl Link {
     /// Whether it has prepared the run.
     fn serves(&self, run: RunId) -> bool {
         self.runs.get(&run).is_some_and(|prepared| prepared.ready)
+    }
+
+    /// Leases that it can work on now.
+    fn current(&self) -> usize {
+        self.in_flight.len() - self.ahead
     }
 }
 
@@ -70,11 +86,23 @@ struct Prepared {
 }
 
 /// A lease that is out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     evaluator: EvaluatorId,
+    run: RunId,
+    version: ContextVersion,
     job: JobId,
-    part: usize,
+    piece: Piece,
+    blame: Blame,
+    /// What nobody has been given a copy of.
+    uncopied: Vec<Piece>,
+    /// Operations.
+    cost: f64,
+    /// Whether its time tells the evaluator's speed.
+    measured: bool,
+    /// Sent before its context, which it waits for.
+    ahead: bool,
+    /// When it was sent, or when its context was.
     since: Instant,
     timed_out: bool,
 }
@@ -87,6 +115,14 @@ pub(super) struct Table {
     runs: BTreeMap<RunId, Run>,
     jobs: BTreeMap<JobId, Job>,
     leases: BTreeMap<LeaseId, Held>,
+    /// Of each run, the evaluators that can take another lease, by how many they work at.
+    room: BTreeMap<RunId, BTreeSet<(usize, EvaluatorId)>>,
+    /// Evaluators that have come to have room since the last dispatch.
+    hungry: BTreeSet<EvaluatorId>,
+    /// Runs that have come to have work since then.
+    stirred: BTreeSet<RunId>,
+    /// What the run served last had been served before that.
+    level: f64,
     last_id: u64,
     draining: bool,
     /// Why the sole evaluator has gone.
@@ -102,6 +138,10 @@ impl Table {
             runs: BTreeMap::new(),
             jobs: BTreeMap::new(),
             leases: BTreeMap::new(),
+            room: BTreeMap::new(),
+            hungry: BTreeSet::new(),
+            stirred: BTreeSet::new(),
+            level: 0.0,
             last_id: 0,
             draining: false,
             forsaken: None,
@@ -120,6 +160,7 @@ impl Table {
     }
 
     pub(super) fn status(&self) -> FleetStatus {
+        let timed_out = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
         let evaluator = |(id, link): (&EvaluatorId, &Link)| EvaluatorStatus {
             id: *id,
             name: link.hello.name.clone(),
@@ -128,6 +169,8 @@ impl Table {
             leases: link.in_flight.len(),
             answered: link.answered,
             last_report: link.last_report,
+            preparing: link.runs.values().any(|prepared| !prepared.ready),
+            late: link.in_flight.iter().any(timed_out),
         };
         FleetStatus { evaluators: self.links.iter().map(evaluator).collect() }
     }
@@ -149,8 +192,10 @@ impl Table {
         if self.draining {
             return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
         }
-        for run in self.runs.values().filter(|run| run.failed.is_none()) {
-            run.accepts(&hello)?;
+        if !self.settings.mixed {
+            for run in self.runs.values().filter(|run| run.failed.is_none()) {
+                run.accepts(&hello)?;
+            }
         }
         let id = EvaluatorId(self.next_id());
         let link = Link {
@@ -158,6 +203,9 @@ impl Table {
             sole,
             runs: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            ahead: 0,
+            pace: Pace::default(),
+            listed: None,
             answered: 0,
             last_report: now,
         };
@@ -206,7 +254,9 @@ impl Table {
             self.vanished(now, id, Some(Refusal::Failed(why)));
         }
         self.time_out(now);
+        self.stir_all();
         self.dispatch(now);
+        self.copy_slowest(now);
     }
 
     // Runs.
@@ -238,7 +288,10 @@ impl Table {
             return;
         }
         if let Err(refusal) = run.accepts(&link.hello) {
-            return self.remove(evaluator, Some(refusal));
+            if !self.settings.mixed {
+                self.remove(evaluator, Some(refusal));
+            }
+            return;
         }
         run.adopt(&link.hello.model);
         link.runs.insert(id, Prepared::default());
@@ -263,6 +316,7 @@ impl Table {
         if let (true, Some(begun)) = (first, run.begun()) {
             self.actions.push(Action::Begun(run_id, Ok(begun)));
         }
+        self.list(id);
         self.bring_up_to_date(run_id, id);
     }
 
@@ -273,15 +327,18 @@ impl Table {
         self.outdate(id);
         let links: Vec<EvaluatorId> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.bring_up_to_date(id, link));
+        self.catch_up(now, id);
         self.dispatch(now);
         Ok(())
     }
 
-    /// One layer's new incumbent; evaluators learn of it before their next lease.
+    /// One layer's new incumbent; evaluators learn of it before their next lease, or now where they hold work that
+    /// waits for it.
     pub(super) fn set_context(&mut self, now: Instant, update: ContextUpdate) -> Result<(), Refusal> {
         let id = update.run;
         self.run(id)?.update(update)?;
         self.outdate(id);
+        self.catch_up(now, id);
         self.dispatch(now);
         Ok(())
     }
@@ -304,6 +361,7 @@ impl Table {
     pub(super) fn end(&mut self, id: RunId) {
         self.fail_run(id, &Refusal::Failed(format!("{id} has ended")));
         self.runs.remove(&id);
+        self.room.remove(&id);
         for (evaluator, link) in &mut self.links {
             if link.runs.remove(&id).is_some() {
                 self.actions.push(Action::Send(*evaluator, Order::Forget(id)));

@@ -128,11 +128,13 @@ async fn a_dropped_ticket_is_taken_back() {
     reports.send(Report::Ready(Box::new(ready(RUN)))).await.unwrap();
     within(prepared).await.unwrap().unwrap();
     fleet.start(start()).await.unwrap();
-    let ahead = fleet.offer(RUN, ContextVersion(1), Layer(0), candidates(2), 0..4).await.unwrap();
+    let ahead = fleet.offer(RUN, ContextVersion(2), Layer(0), candidates(2), 0..4).await.unwrap();
     drop(ahead);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let update = ContextUpdate { run: RUN, version: ContextVersion(1), layer: Layer(0), z: vec![1.0; 2] };
-    fleet.set_context(update).await.unwrap();
+    for version in 1..=2 {
+        let (version, z) = (ContextVersion(version), vec![1.0; 2]);
+        fleet.set_context(ContextUpdate { run: RUN, version, layer: Layer(0), z }).await.unwrap();
+    }
     fleet.end(RUN).await;
     let orders: Vec<Order> = std::iter::from_fn(|| link.orders.try_recv().ok()).collect();
     assert!(!orders.iter().any(|order| matches!(order, Order::Lease(_))), "{orders:?}");

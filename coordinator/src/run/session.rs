@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::arithmetic::Arithmetic;
-use super::{Summary, finished, plan, projection_stds};
+use super::{Origin, Summary, finished, plan, projection_stds};
 use crate::artefact;
 use crate::checkpoint::{Before, Checkpoint, Finished};
 use crate::error::Error;
@@ -79,15 +79,14 @@ impl<'a> Session<'a> {
     /// Has the run prepared, and scores what stands before the search. The second of `place` takes the folder's keeper,
     /// which outlives the session.
     pub(super) async fn begin(
+        origin: Origin,
         inputs: &'a Inputs,
         place: (&'a RunFolder, &'a mut Option<Keeper>),
-        checkpoint: Option<Checkpoint>,
-        model: Option<ModelIdentity>,
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
-        let id = RunId(1);
-        let begun = inputs.begin(fleet, id, model).await?;
+        let Origin { id, checkpoint, expected } = origin;
+        let begun = inputs.begin(fleet, id, expected).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
         let state = match checkpoint {
@@ -188,7 +187,6 @@ impl<'a> Session<'a> {
             seconds: summary.seconds,
         };
         self.write_all(artefact::build(self.inputs, &self.state, &self.ready)?, &end).await?;
-        self.fleet.end(self.id).await;
         Ok(summary)
     }
 

@@ -1,16 +1,22 @@
 //! The evaluators' service: a pump between a stream and the far ends of a link.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proto::v1::evaluators_server::Evaluators as Service;
 use proto::v1::{self, order, report};
 use shared::messages::{Hello, Order, Refusal, Report};
+use shared::wire::WireError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
+use super::LeaseTimes;
+use super::allowance::Allowance;
+use super::asked::Asked;
+use super::connection::Connection;
 use crate::fleet::{Handle, LinkEnds};
 
 /// How long an evaluator may take to say hello.
@@ -30,12 +36,28 @@ pub(super) struct Evaluators {
     fleet: Handle,
     heartbeat: Duration,
     closing: watch::Receiver<bool>,
+    times: LeaseTimes,
 }
 
 impl Evaluators {
-    /// An evaluator hears something each `heartbeat` at least; `closing` turns true when streams have to end.
-    pub(super) fn new(fleet: Handle, heartbeat: Duration, closing: watch::Receiver<bool>) -> Self {
-        Self { fleet, heartbeat, closing }
+    /// An evaluator hears something each `heartbeat` at least; `closing` turns true when streams have to end; what leases
+    /// take is counted in `times`.
+    pub(super) fn new(
+        fleet: Handle,
+        heartbeat: Duration,
+        closing: watch::Receiver<bool>,
+        times: LeaseTimes,
+    ) -> Self {
+        Self { fleet, heartbeat, closing, times }
+    }
+
+    /// Lets an evaluator take part, and its connection stay.
+    async fn attach(&self, hello: Hello, connection: Option<Arc<Connection>>) -> Result<LinkEnds, Refusal> {
+        let link = self.fleet.attach(hello).await?;
+        match connection.map_or(Ok(()), |connection| connection.let_in()) {
+            Ok(()) => Ok(link),
+            Err(full) => Err(Refusal::Failed(full.to_string())), // the link's end tells the fleet
+        }
     }
 }
 
@@ -47,12 +69,15 @@ impl Service for Evaluators {
         &self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
+        let connection = super::calls::connection(request.extensions()).cloned();
+        let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
         let mut reports = request.into_inner();
         let hello = timeout(HELLO, reports.message());
         let hello = hello.await.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         let hello = hello_of(hello)?;
         let (out, orders) = mpsc::channel(BUFFERED);
-        match self.fleet.attach(hello).await {
+        let asked = Asked::new(&hello, allowance, self.times.clone());
+        match self.attach(hello, connection).await {
             Ok(link) => {
                 let first = order::Kind::Welcome(v1::Welcome {
                     protocol: proto::PROTOCOL_VERSION,
@@ -60,7 +85,7 @@ impl Service for Evaluators {
                     evaluator: link.id.0,
                 });
                 let _ = put(&out, first).await; // a stream that has ended already ends the pump too
-                tokio::spawn(pump(link, reports, out, self.heartbeat, self.closing.clone()));
+                tokio::spawn(pump(link, asked, reports, out, self.heartbeat, self.closing.clone()));
             }
             Err(refusal) => {
                 let _ = put(&out, order::Kind::Refused(refusal.into())).await; // the only message
@@ -82,6 +107,7 @@ fn hello_of(first: Option<v1::Report>) -> Result<Hello, Status> {
 /// Carries both ways until either end has gone; what it holds of the link goes with it.
 async fn pump(
     link: LinkEnds,
+    asked: Asked,
     reports: Streaming<v1::Report>,
     out: Orders,
     heartbeat: Duration,
@@ -89,36 +115,51 @@ async fn pump(
 ) {
     let id = link.id;
     let problem = tokio::select! {
-        received = receive(reports, link.reports) => received.err(),
-        () = send(link.orders, link.dropped, &out, heartbeat) => None,
+        received = receive(reports, &asked, link.reports) => received.err(),
+        () = send(link.orders, &asked, link.dropped, &out, heartbeat) => None,
         _ = closing.wait_for(|&closing| closing) => None,
     };
     if let Some(problem) = problem {
         warn!("{id}: {problem}");
-        let refusal = Refusal::Failed(problem);
-        let _ = put(&out, order::Kind::Refused(refusal.into())).await; // it may have gone
+        let _ = put(&out, order::Kind::Refused(problem.into())).await; // it may have gone
     }
 }
 
 /// Reports from the stream to the fleet, until the stream ends.
-async fn receive(mut stream: Streaming<v1::Report>, reports: mpsc::Sender<Report>) -> Result<(), String> {
+async fn receive(
+    mut stream: Streaming<v1::Report>,
+    asked: &Asked,
+    reports: mpsc::Sender<Report>,
+) -> Result<(), Refusal> {
     loop {
         match stream.message().await {
             Ok(Some(report)) => {
-                let report = Report::try_from(report).map_err(|error| error.to_string())?;
-                if reports.send(report).await.is_err() {
+                let report = Report::try_from(report).map_err(unreadable)?;
+                let due = asked.report(Instant::now(), &report).map_err(Refusal::Failed)?;
+                if due && reports.send(report).await.is_err() {
                     return Ok(()); // the fleet has ended
                 }
             }
             Ok(None) => return Ok(()),
-            Err(status) => return Err(format!("stream broken: {}", status.message())),
+            Err(status) => return Err(Refusal::Failed(format!("stream broken: {}", status.message()))),
         }
+    }
+}
+
+/// A report that cannot be read: what a newer evaluator sends it will send again.
+fn unreadable(error: WireError) -> Refusal {
+    if error.of_versions() {
+        let version = env!("CARGO_PKG_VERSION");
+        Refusal::Protocol(format!("this coordinator ({version}) cannot read {error}"))
+    } else {
+        Refusal::Failed(error.to_string())
     }
 }
 
 /// Orders and heartbeats from the fleet to the stream, until the fleet drops the evaluator.
 async fn send(
     mut orders: mpsc::Receiver<Order>,
+    asked: &Asked,
     dropped: oneshot::Receiver<Refusal>,
     out: &Orders,
     heartbeat: Duration,
@@ -128,7 +169,10 @@ async fn send(
     loop {
         let sent = tokio::select! {
             order = orders.recv() => match order {
-                Some(order) => put_order(out, order.into()).await,
+                Some(order) => {
+                    asked.order(Instant::now(), &order);
+                    put_order(out, order.into()).await
+                }
                 None => break,
             },
             _ = beat.tick() => put(out, order::Kind::Heartbeat(v1::Heartbeat { progress: 0 })).await,

@@ -1,27 +1,51 @@
 //! The gRPC server: a listener and a shutdown come in; evaluators and clients are served until then.
+//!
+//! What a caller may cost is bounded: [`limits`] has the numbers, [`door`] and [`connection`] keep those on
+//! connections, [`calls`] counts calls, [`allowance`] and [`asked`] bound an evaluator's reports.
 
+mod allowance;
+mod asked;
+mod calls;
 pub mod cli;
 pub mod clients;
+mod connection;
+mod door;
 mod evaluators;
+mod lease_times;
+mod limits;
+mod seldom;
+mod status;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use proto::client::{KEEPALIVE, MESSAGE, WINDOW};
+use proto::client::{KEEPALIVE, MESSAGE};
 use proto::v1::evaluators_server::EvaluatorsServer;
 use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::warn;
 
 use crate::fleet::Handle;
-use clients::Clients;
+use allowance::Measured;
+use calls::Counted;
+use clients::Service;
+use door::Door;
 use evaluators::Evaluators;
+pub use lease_times::LeaseTimes;
+pub use limits::Limits;
+use limits::{CALLS, HEADERS, WINDOW};
+use seldom::Seldom;
 
 /// How often an evaluator hears that the coordinator is alive, at least.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -42,13 +66,23 @@ pub enum ServeError {
 pub struct ServeOptions {
     token: Option<Arc<[u8]>>,
     tls: Option<ServerTlsConfig>,
+    stopping: Option<watch::Receiver<bool>>,
     /// How often an evaluator hears that the coordinator is alive.
     heartbeat: Duration,
+    lease_times: LeaseTimes,
+    limits: Limits,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { token: None, tls: None, heartbeat: HEARTBEAT }
+        Self {
+            token: None,
+            tls: None,
+            stopping: None,
+            heartbeat: HEARTBEAT,
+            lease_times: LeaseTimes::default(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -64,6 +98,22 @@ impl ServeOptions {
     /// These options; every call must bring `token`.
     pub fn with_token(self, token: &str) -> Self {
         Self { token: Some(token.as_bytes().into()), ..self }
+    }
+
+    /// These options; once `stopping` turns true, health says that nobody should begin anything here, though the server
+    /// serves on until its shutdown.
+    pub fn with_stopping(self, stopping: watch::Receiver<bool>) -> Self {
+        Self { stopping: Some(stopping), ..self }
+    }
+
+    /// These options; what leases take is counted in `times`.
+    pub fn with_lease_times(self, times: LeaseTimes) -> Self {
+        Self { lease_times: times, ..self }
+    }
+
+    /// These options with other limits on connections.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The address that evaluators and clients dial.
@@ -96,7 +146,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
         };
         // who wants to know of losses sooner is heard of sooner too: evaluators have the same option
         let heartbeat = HEARTBEAT.min(Duration::from_secs(args.silence) / 4);
-        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, heartbeat })
+        Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, heartbeat, ..Self::default() })
     }
 }
 
@@ -107,13 +157,15 @@ impl TryFrom<&cli::Args> for ServeOptions {
 pub async fn serve(
     listener: TcpListener,
     fleet: Handle,
-    clients: Clients,
+    clients: impl Into<Service>,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let mut server = Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(CALLS)
+        .http2_max_header_list_size(HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1));
     if let Some(tls) = options.tls {
@@ -121,43 +173,98 @@ pub async fn serve(
         server = server.tls_config(tls).map_err(wrong)?;
     }
     let (close, closing) = watch::channel(false);
-    let evaluators = EvaluatorsServer::new(Evaluators::new(fleet, options.heartbeat, closing));
+    let evaluators = Evaluators::new(fleet, options.heartbeat, closing, options.lease_times);
+    let evaluators = EvaluatorsServer::new(evaluators);
     let evaluators = evaluators.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-    let runs = RunsServer::new(clients).max_decoding_message_size(MESSAGE);
-    let check = Check(options.token);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EvaluatorsServer<Evaluators>>().await;
-    health.set_serving::<RunsServer<Clients>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServeError::Transport(error.to_string()))?;
-    server
-        .add_service(health_service)
+    let runs = RunsServer::new(clients.into()).max_decoding_message_size(MESSAGE);
+    let check = |guest| Check { token: options.token.clone(), guest, refused: Arc::default() };
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, ServingStatus::Serving).await;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let defect = |error: tonic_reflection::server::Error| ServeError::Transport(error.to_string());
+    let reflection = described().build_v1().map_err(defect)?;
+    let reflection_alpha = described().build_v1alpha().map_err(defect)?; // what Python's client of it speaks
+    let door = Door::new(listener, options.limits);
+    let services = Routes::new(health_service)
         .add_service(reflection)
-        .add_service(InterceptedService::new(evaluators, check.clone()))
-        .add_service(InterceptedService::new(runs, check))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            shutdown.await;
+        .add_service(reflection_alpha)
+        .add_service(Measured(InterceptedService::new(evaluators, check(false)))) // let in by their hello
+        .add_service(InterceptedService::new(runs, check(true)));
+    server
+        .serve_with_incoming_shutdown(Counted(services.prepare()), door, async move {
+            let mut shutdown = pin!(shutdown);
+            tokio::select! {
+                () = shutdown.as_mut() => set_health(&health, ServingStatus::NotServing).await,
+                () = turned(options.stopping) => {
+                    set_health(&health, ServingStatus::NotServing).await;
+                    shutdown.await;
+                }
+            }
             close.send_replace(true);
+            for service in SERVICES {
+                health.clear_service_status(service).await; // ends the streams of who watches it
+            }
         })
         .await
         .map_err(|error| ServeError::Transport(proto::client::root_cause(&error)))
 }
 
+/// What health speaks of: the whole server, and both services.
+const SERVICES: [&str; 3] = ["", EvaluatorsServer::<Evaluators>::NAME, RunsServer::<Service>::NAME];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Waits until `stopping` turns true, for ever where nobody can turn it.
+async fn turned(stopping: Option<watch::Receiver<bool>>) {
+    if let Some(mut stopping) = stopping
+        && stopping.wait_for(|&stopping| stopping).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Lets calls pass that bring the token.
 #[derive(Clone)]
-struct Check(Option<Arc<[u8]>>);
+struct Check {
+    token: Option<Arc<[u8]>>,
+    /// Whether the token alone lets a connection's caller in.
+    guest: bool,
+    refused: Arc<Seldom>,
+}
+
+impl Check {
+    fn token(&self, brought: Option<&[u8]>) -> Result<(), &'static str> {
+        let Some(token) = &self.token else { return Ok(()) };
+        match brought.and_then(|value| value.strip_prefix(b"Bearer ")) {
+            Some(brought) if same(brought, token) => Ok(()),
+            Some(_) => Err("wrong token; --token-file must hold the coordinator's"),
+            None => Err("this coordinator asks for a token; give --token-file"),
+        }
+    }
+}
 
 impl tonic::service::Interceptor for Check {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.0 else { return Ok(request) };
         let brought = request.metadata().get("authorization").map(|value| value.as_bytes());
-        match brought.and_then(|value| value.strip_prefix(b"Bearer ")) {
-            Some(brought) if same(brought, token) => Ok(request),
-            Some(_) => Err(Status::unauthenticated("wrong token; --token-file must hold the coordinator's")),
-            None => Err(Status::unauthenticated("this coordinator asks for a token; give --token-file")),
+        if let Err(refusal) = self.token(brought) {
+            if let Some(count) = self.refused.due(Instant::now()) {
+                warn!("a call without the right token is refused ({count} since this was last said)");
+            }
+            return Err(Status::unauthenticated(refusal));
         }
+        if let Some(connection) = calls::connection(request.extensions()).filter(|_| self.guest) {
+            connection.let_in().map_err(|full| Status::resource_exhausted(full.to_string()))?;
+        }
+        Ok(request)
     }
 }
 

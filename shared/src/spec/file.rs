@@ -115,6 +115,11 @@ impl RunFile {
         Ok(())
     }
 
+    /// Whether a key was typed, in the file or as an override.
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
     /// Checks and completes.
     ///
     /// # Errors

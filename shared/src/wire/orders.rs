@@ -56,7 +56,7 @@ impl TryFrom<v1::Order> for Order {
     type Error = WireError;
 
     fn try_from(order: v1::Order) -> Result<Self, WireError> {
-        Ok(match order.kind.ok_or(WireError::Missing("order.kind"))? {
+        Ok(match order.kind.ok_or(WireError::UnknownKind("an order"))? {
             order::Kind::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
             order::Kind::Start(start) => Self::Start(start.try_into()?),
             order::Kind::SetContext(update) => Self::SetContext(update.try_into()?),
@@ -203,7 +203,7 @@ impl TryFrom<v1::Lease> for Lease {
     type Error = WireError;
 
     fn try_from(lease: v1::Lease) -> Result<Self, WireError> {
-        let work = match lease.work.ok_or(WireError::Missing("lease.work"))? {
+        let work = match lease.work.ok_or(WireError::UnknownKind("a lease"))? {
             v1::lease::Work::Evaluate(evaluate) => Work::Evaluate {
                 layer: Layer(evaluate.layer),
                 candidates: evaluate
@@ -232,7 +232,7 @@ pub(super) fn score_of(score: v1::Score) -> Result<Work, WireError> {
             return Err(unknown_number("score.prompted", score.prompted, "1 (manual), 2 (context)"));
         }
     };
-    let examples = match score.examples.ok_or(WireError::Missing("score.examples"))? {
+    let examples = match score.examples.ok_or(WireError::UnknownKind("a score"))? {
         v1::score::Examples::Train(range) => ExampleSet::Train(range_of(range)),
         v1::score::Examples::Dev(range) => ExampleSet::Dev(range_of(range)),
         v1::score::Examples::Inline(inline) => {

@@ -24,7 +24,7 @@ impl TryFrom<v1::Report> for Report {
     type Error = WireError;
 
     fn try_from(report: v1::Report) -> Result<Self, WireError> {
-        Ok(match report.kind.ok_or(WireError::Missing("report.kind"))? {
+        Ok(match report.kind.ok_or(WireError::UnknownKind("a report"))? {
             report::Kind::Hello(_) => return Err(WireError::Unexpected("hello")),
             report::Kind::Ready(ready) => Self::Ready(Box::new(ready.try_into()?)),
             report::Kind::Answer(answer) => Self::Answer(answer.try_into()?),

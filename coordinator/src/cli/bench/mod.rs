@@ -2,6 +2,7 @@
 
 #[cfg(feature = "embedded")]
 mod engine;
+mod fleet;
 #[cfg(feature = "embedded")]
 mod saved;
 #[cfg(feature = "embedded")]
@@ -24,6 +25,8 @@ pub(super) struct Args {
 enum Command {
     /// What a candidate costs, and how near that is to what the processor can do (docs/engine.md).
     Evaluator(Evaluator),
+    /// What the coordinator adds to its evaluators' own time: a fleet of simulated ones over real gRPC.
+    Fleet(fleet::Args),
 }
 
 /// Options of `zeroth bench evaluator`.
@@ -75,6 +78,7 @@ struct Evaluator {
 pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), Error> {
     match args.command {
         Command::Evaluator(args) => evaluator(args, stop).await,
+        Command::Fleet(args) => fleet::run(args, stop).await,
     }
 }
 

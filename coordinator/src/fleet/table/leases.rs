@@ -1,12 +1,12 @@
 //! Jobs and their leases: what is offered, handed out, answered, refused.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
 use shared::messages::{Answer, Lease, Order, Prompted, Refusal, Refused};
 
-use super::super::job::{Job, Part, Task};
+use super::super::cut::Waiting;
+use super::super::job::{Job, Task};
 use super::{Action, Collected, Held, JobId, Table};
 
 impl Table {
@@ -18,7 +18,7 @@ impl Table {
         version: ContextVersion,
         task: Task,
     ) -> Result<JobId, Refusal> {
-        let evaluators = self.links.values().filter(|link| link.serves(id)).count();
+        let level = self.level;
         let run = self.run(id)?;
         let bare = matches!(task, Task::Score { prompt: Prompted::Manual, .. });
         if !bare && run.context().is_none() {
@@ -28,12 +28,16 @@ impl Table {
             let text = format!("work under context {version}, but {id} is at {}", run.version());
             return Err(Refusal::Failed(text));
         }
-        let job = Job::new(&run.prepare, version, task, evaluators)?;
-        let id = JobId(self.next_id());
-        self.jobs.insert(id, job);
-        self.finish_if_complete(id); // nothing was asked
+        let job = Job::new(&run.prepare, run.ready.as_ref(), version, task)?;
+        if run.served == 0.0 {
+            run.served = level; // it begins
+        }
+        let job_id = JobId(self.next_id());
+        self.jobs.insert(job_id, job);
+        self.stirred.insert(id);
+        self.finish_if_complete(job_id); // nothing was asked
         self.dispatch(now);
-        Ok(id)
+        Ok(job_id)
     }
 
     /// Nobody waits for a job any more.
@@ -42,22 +46,24 @@ impl Table {
     }
 
     pub(super) fn answer(&mut self, now: Instant, id: EvaluatorId, answer: Answer) {
-        let Some(held) = self.leases.get(&answer.lease).filter(|held| held.evaluator == id) else {
+        let Some(held) = self.give_back(id, answer.lease) else {
             return self.drop_failed(id, &format!("it answered {}, which it does not hold", answer.lease));
         };
         let took = now.saturating_duration_since(held.since);
-        let (job, part) = (held.job, held.part);
-        let taken = self.jobs.get_mut(&job).map_or(Ok(()), |job| job.take(part, id, took, answer.outcomes));
-        if let Err(problem) = taken {
-            self.give_back(id, answer.lease);
-            self.failed(job, part, id, &problem);
-            return self.drop_failed(id, &problem);
+        if let Some(job) = self.jobs.get_mut(&held.job) {
+            if let Err(problem) = job.take(&held.piece, id, took, &answer.outcomes) {
+                self.failed(held, id, &problem);
+                return self.drop_failed(id, &problem);
+            }
+            if held.timed_out {
+                job.forget_answered(); // it had gone back to what waits
+            }
         }
-        self.give_back(id, answer.lease);
         if let Some(link) = self.links.get_mut(&id) {
             link.answered += 1;
+            link.pace.answered(now, held.since, held.measured.then_some(held.cost));
         }
-        self.finish_if_complete(job);
+        self.finish_if_complete(held.job);
     }
 
     pub(super) fn refused(&mut self, id: EvaluatorId, refused: Refused) {
@@ -69,20 +75,29 @@ impl Table {
             (refusal @ (Refusal::Input(_) | Refusal::Example { .. }), _) => {
                 self.fail_run(refused.run, &refusal)
             }
-            (Refusal::Failed(why), Some(held)) => self.failed(held.job, held.part, id, &why),
+            (Refusal::Failed(why), Some(held)) => self.failed(held, id, &why),
             (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
-            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), _) => self.remove(id, Some(refusal)),
+            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), held) => {
+                held.into_iter().for_each(|held| self.reopen(&held));
+                self.remove(id, Some(refusal));
+            }
         }
     }
 
-    /// Takes a lease back from the evaluator that holds it.
-    pub(super) fn give_back(&mut self, id: EvaluatorId, lease: LeaseId) -> Option<Held> {
+    /// Takes a lease back from the evaluator that holds it; what becomes of its piece is the caller's business.
+    fn give_back(&mut self, id: EvaluatorId, lease: LeaseId) -> Option<Held> {
         if self.leases.get(&lease)?.evaluator != id {
             return None;
         }
+        self.unlist(id);
         let held = self.leases.remove(&lease)?;
-        self.release(lease, &held);
-        self.links.get_mut(&id)?.in_flight.remove(&lease);
+        if let Some(job) = self.jobs.get_mut(&held.job) {
+            job.out.remove(&lease);
+        }
+        let link = self.links.get_mut(&id)?;
+        link.in_flight.remove(&lease);
+        link.ahead -= usize::from(held.ahead);
+        self.list(id);
         Some(held)
     }
 
@@ -90,109 +105,74 @@ impl Table {
         if self.jobs.get(&id).is_some_and(Job::complete)
             && let Some(job) = self.jobs.remove(&id)
         {
-            let evaluators = job.evaluators.len();
+            let evaluators = job.evaluators();
             let collected = Collected { outcomes: job.outcomes(), evaluators };
             self.actions.push(Action::Ended(id, Ok(collected)));
         }
     }
 
-    /// Hands out what waits: to the idle first, then one lease ahead; who is idle still repeats the slowest.
-    pub(super) fn dispatch(&mut self, now: Instant) {
-        if self.draining {
-            return;
-        }
-        for depth in 0..self.settings.credit {
-            let links = self.links.iter().filter(|(_, link)| link.in_flight.len() == depth);
-            for id in links.map(|(id, _)| *id).collect::<Vec<_>>() {
-                if let Some((job, part)) = self.waiting_for(id) {
-                    self.lease(now, id, job, part);
-                }
-            }
-        }
-        let idle = self.links.iter().filter(|(_, link)| link.in_flight.is_empty());
-        for id in idle.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Some((job, part)) = self.slow_for(now, id) {
-                self.lease(now, id, job, part);
-            }
-        }
-    }
-
-    /// Jobs that an evaluator may work on now, oldest first.
-    fn jobs_for(&self, id: EvaluatorId) -> impl Iterator<Item = (JobId, &Job)> {
-        let link = self.links.get(&id);
-        let may = move |job: &Job| {
-            let ready = link.is_some_and(|link| link.serves(job.run));
-            ready && self.runs.get(&job.run).is_some_and(|run| run.version() == job.version)
-        };
-        self.jobs.iter().filter(move |(_, job)| may(job)).map(|(id, job)| (*id, job))
-    }
-
-    /// The first part in the queue that this evaluator does not hold already.
-    fn waiting_for(&self, id: EvaluatorId) -> Option<(JobId, usize)> {
-        self.jobs_for(id).find_map(|(job_id, job)| {
-            let fits = |index: &&usize| {
-                let Some(part) = job.parts.get(**index) else {
-                    return false;
-                };
-                let failed_here = part.failed_by == Some(id) && self.another_can(id, job.run, &part.holders);
-                !failed_here && !self.holds(id, &part.holders)
-            };
-            job.queue.iter().find(fits).map(|index| (job_id, *index))
-        })
-    }
-
-    /// The oldest lease of another evaluator that has taken twice as long as any that was answered.
-    fn slow_for(&self, now: Instant, id: EvaluatorId) -> Option<(JobId, usize)> {
-        self.jobs_for(id).filter(|(_, job)| job.queue.is_empty()).find_map(|(job_id, job)| {
-            let patience = job.slowest? * 2 + self.settings.patience;
-            let since = |part: &Part| {
-                let [lease] = part.holders.iter().collect::<Vec<_>>()[..] else {
-                    return None;
-                };
-                let held = self.leases.get(lease)?;
-                (held.evaluator != id && now.saturating_duration_since(held.since) >= patience)
-                    .then_some(held.since)
-            };
-            let open = job.parts.iter().enumerate().filter(|(_, part)| !part.done);
-            let slow = open.filter_map(|(index, part)| since(part).map(|since| (since, index)));
-            slow.min().map(|(_, index)| (job_id, index))
-        })
-    }
-
-    /// Whether an evaluator other than `id` and the `holders` can be expected to take work of `run`. One whose
-    /// credit has gone to leases that timed out cannot: it may be stuck for good.
-    fn another_can(&self, id: EvaluatorId, run: RunId, holders: &BTreeSet<LeaseId>) -> bool {
-        let late = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
-        self.links.iter().any(|(other, link)| {
-            let stuck = link.in_flight.len() >= self.settings.credit && link.in_flight.iter().all(late);
-            *other != id && link.serves(run) && !stuck && !self.holds(*other, holders)
-        })
-    }
-
-    fn holds(&self, id: EvaluatorId, holders: &BTreeSet<LeaseId>) -> bool {
-        holders.iter().filter_map(|lease| self.leases.get(lease)).any(|held| held.evaluator == id)
-    }
-
-    fn lease(&mut self, now: Instant, evaluator: EvaluatorId, job_id: JobId, index: usize) {
-        let lease = LeaseId(self.next_id());
-        let Some(job) = self.jobs.get_mut(&job_id) else {
+    /// Gives a piece to an evaluator.
+    pub(super) fn lease(
+        &mut self,
+        now: Instant,
+        evaluator: EvaluatorId,
+        job_id: JobId,
+        Waiting { piece, blame }: Waiting,
+        copy: bool,
+    ) {
+        let id = LeaseId(self.next_id());
+        self.unlist(evaluator);
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let (Some(run), Some(link)) = (self.runs.get_mut(&job.run), self.links.get_mut(&evaluator)) else {
             return;
         };
-        let run = job.run;
-        job.queue.remove(&index);
-        let Some(part) = job.parts.get_mut(index) else {
-            return;
+        let cost = piece.cells() as f64 * job.cost;
+        self.level = run.served;
+        run.served += cost;
+        let ahead = job.version != run.version();
+        job.out.insert(id);
+        link.in_flight.insert(id);
+        link.ahead += usize::from(ahead);
+        let order = Lease { id, run: job.run, version: job.version, work: job.work(&piece) };
+        let held = Held {
+            evaluator,
+            run: job.run,
+            version: job.version,
+            job: job_id,
+            cost,
+            measured: job.evaluates(),
+            uncopied: if copy { Vec::new() } else { vec![piece.clone()] },
+            piece,
+            blame,
+            ahead,
+            since: now,
+            timed_out: false,
         };
-        part.holders.insert(lease);
-        let Some(part) = job.parts.get(index) else { return };
-        let order = Lease { id: lease, run, version: job.version, work: job.work(part) };
-        self.bring_up_to_date(run, evaluator);
-        let held = Held { evaluator, job: job_id, part: index, since: now, timed_out: false };
-        self.leases.insert(lease, held);
-        if let Some(link) = self.links.get_mut(&evaluator) {
-            link.in_flight.insert(lease);
-        }
+        self.leases.insert(id, held);
+        self.bring_up_to_date(order.run, evaluator);
         self.actions.push(Action::Send(evaluator, Order::Lease(order)));
+        self.list(evaluator);
+    }
+
+    /// The context has come to where some leases were sent ahead to: whoever holds one begins.
+    pub(super) fn catch_up(&mut self, now: Instant, id: RunId) {
+        let Some(version) = self.runs.get(&id).map(super::Run::version) else { return };
+        let mut holders = Vec::new();
+        for held in self.leases.values_mut().filter(|held| held.run == id && held.ahead) {
+            if held.version <= version {
+                (held.ahead, held.since) = (false, now);
+                holders.push(held.evaluator);
+            }
+        }
+        for holder in holders {
+            self.unlist(holder);
+            if let Some(link) = self.links.get_mut(&holder) {
+                link.ahead -= 1;
+            }
+            self.list(holder);
+            self.bring_up_to_date(id, holder);
+        }
+        self.stirred.insert(id);
     }
 
     /// Sends what an evaluator's context lacks: the last update alone where that is enough, else all of it.

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use shared::ids::{EvaluatorId, LeaseId, RunId};
 use shared::messages::Refusal;
 
+use super::super::cut::Blame;
+use super::super::job::Job;
 use super::super::run::Run;
-use super::{Action, Held, JobId, Table};
+use super::{Action, Held, Table};
 
 /// Losses nearer to each other than this are one event, a switch or a rack that failed, and count once: work handed
 /// on from one lost evaluator to the next would otherwise seem to have been the end of each.
@@ -25,19 +27,18 @@ impl Table {
     pub(super) fn time_out(&mut self, now: Instant) {
         let limit = self.settings.lease_timeout;
         let mut late = Vec::new();
-        for held in self.leases.values_mut() {
+        for (id, held) in self.leases.iter_mut().filter(|(_, held)| !held.ahead) {
             if !held.timed_out && now.saturating_duration_since(held.since) >= limit {
-                held.timed_out = true;
-                late.push((held.job, held.part, held.evaluator));
+                held.timed_out = true; // whoever holds it may still be the first to answer
+                late.push((*id, held.clone()));
             }
         }
-        for (job, part, by) in late {
-            if let Some(job) = self.jobs.get_mut(&job)
-                && job.parts.get(part).is_some_and(|part| !part.done)
-            {
-                job.queue.insert(part); // whoever holds it may still be the first to answer
+        for (id, held) in late {
+            let by = held.evaluator;
+            self.failed(held, by, &format!("no answer for {:.0} s", limit.as_secs_f64()));
+            if let Some(held) = self.leases.get_mut(&id) {
+                held.blame.failures += 1;
             }
-            self.failed(job, part, by, &format!("no answer for {:.0} s", limit.as_secs_f64()));
         }
     }
 
@@ -48,27 +49,40 @@ impl Table {
 
     /// An evaluator is gone without a word. The oldest of its leases is the one it was at.
     pub(super) fn vanished(&mut self, now: Instant, id: EvaluatorId, told: Option<Refusal>) {
-        let at = self.links.get(&id).and_then(|link| link.in_flight.first());
-        let at = at.and_then(|lease| self.leases.get(lease)).filter(|held| !held.timed_out);
-        let at = at.map(|held| (held.job, held.part)); // a late one has been counted as a failure
+        let held = self.links.get(&id).into_iter().flat_map(|link| &link.in_flight);
+        let workable = |lease: &&LeaseId| self.leases.get(lease).is_some_and(|held| !held.ahead);
+        let at = held.copied().find(|lease| workable(&lease));
+        // A late one has been counted as a failure.
+        let fatal = at.and_then(|lease| self.leases.get_mut(&lease)).filter(|held| !held.timed_out);
+        let fatal = fatal.and_then(|held| mourn(now, self.jobs.get(&held.job)?, held));
         self.remove(id, told);
-        if let Some((job, part)) = at {
-            self.mourned(now, job, part);
+        if let Some((run, losses)) = fatal.filter(|(_, losses)| *losses >= self.settings.max_failures) {
+            let text = format!(
+                "{losses} evaluators in a row were lost at the same work, which must be the cause; see their own output",
+            );
+            self.fail_run(run, &Refusal::Failed(text));
         }
     }
 
     /// Takes an evaluator out; what it held goes to others.
     pub(super) fn remove(&mut self, id: EvaluatorId, told: Option<Refusal>) {
+        self.unlist(id);
         let Some(link) = self.links.remove(&id) else {
             return;
         };
+        self.hungry.remove(&id);
+        for job in self.jobs.values_mut() {
+            job.shares.remove(&id);
+        }
         let reason =
             told.clone().unwrap_or_else(|| Refusal::Failed("the only evaluator has gone".to_owned()));
         self.actions.push(Action::Close(id, told));
-        for lease in link.in_flight {
-            if let Some(held) = self.leases.remove(&lease) {
-                self.release(lease, &held);
+        let held = link.in_flight.into_iter().filter_map(|lease| Some((lease, self.leases.remove(&lease)?)));
+        for (lease, held) in held.collect::<Vec<_>>() {
+            if let Some(job) = self.jobs.get_mut(&held.job) {
+                job.out.remove(&lease);
             }
+            self.reopen(&held);
         }
         if self.links.is_empty() {
             self.runs.values_mut().for_each(Run::forget_unproven_model);
@@ -80,62 +94,37 @@ impl Table {
         }
     }
 
-    /// A lease is over; its part waits again unless another holds it in good time or it is done.
-    pub(super) fn release(&mut self, lease: LeaseId, held: &Held) {
-        let Some(job) = self.jobs.get_mut(&held.job) else {
+    /// A lease has come to nothing: what is open of its piece waits again, but for what others hold in good time.
+    /// These inherit what is counted against it.
+    pub(super) fn reopen(&mut self, gone: &Held) {
+        let Some(job) = self.jobs.get_mut(&gone.job) else {
             return;
         };
-        let Some(part) = job.parts.get_mut(held.part) else {
-            return;
-        };
-        part.holders.remove(&lease);
-        let late = |lease: &LeaseId| self.leases.get(lease).is_some_and(|held| held.timed_out);
-        if !part.done && part.holders.iter().all(late) {
-            job.queue.insert(held.part);
+        let mut covered = Vec::new();
+        for lease in &job.out {
+            let held = self.leases.get_mut(lease).filter(|held| !held.timed_out);
+            if let Some(held) = held.filter(|held| held.piece.overlaps(&gone.piece)) {
+                held.blame.merge(&gone.blame);
+                covered.push(held.piece.clone());
+            }
         }
+        job.reopen(&gone.piece, &gone.blame, |candidate, example| {
+            covered.iter().any(|piece| piece.has(candidate, example))
+        });
+        self.stirred.insert(gone.run);
     }
 
-    /// A part has failed on someone, who has lived through it: others shall try, but not for ever.
-    pub(super) fn failed(&mut self, job: JobId, index: usize, by: EvaluatorId, why: &str) {
-        let limit = self.settings.max_failures;
-        let Some(entry) = self.jobs.get_mut(&job) else {
-            return;
-        };
-        let Some(part) = entry.parts.get_mut(index).filter(|part| !part.done) else {
-            return;
-        };
-        part.failures += 1;
-        part.failed_by = Some(by);
-        part.losses = 0;
-        if part.failures >= limit {
-            let text = format!("the same work failed {} times, the last time: {why}", part.failures);
-            let run = entry.run;
-            self.fail_run(run, &Refusal::Failed(text));
-        }
-    }
-
-    /// A part was in the hands of someone who has vanished.
-    fn mourned(&mut self, now: Instant, job: JobId, index: usize) {
-        let limit = self.settings.max_failures;
-        let Some(entry) = self.jobs.get_mut(&job) else {
-            return;
-        };
-        let Some(part) = entry.parts.get_mut(index).filter(|part| !part.done) else {
-            return;
-        };
-        let apart = |last: Instant| now.saturating_duration_since(last) >= ONE_EVENT;
-        if !part.last_loss.is_none_or(apart) {
+    /// A piece has failed on someone, who has lived through it: others shall try, but not for ever.
+    pub(super) fn failed(&mut self, mut held: Held, by: EvaluatorId, why: &str) {
+        if self.jobs.get(&held.job).is_none_or(|job| !job.wants(&held.piece)) {
             return;
         }
-        part.losses += 1;
-        part.last_loss = Some(now);
-        if part.losses >= limit {
-            let text = format!(
-                "{} evaluators in a row were lost at the same work, which must be the cause; see their own output",
-                part.losses
-            );
-            let run = entry.run;
-            self.fail_run(run, &Refusal::Failed(text));
+        held.blame =
+            Blame { failures: held.blame.failures + 1, losses: 0, failed_by: Some(by), ..held.blame };
+        self.reopen(&held);
+        if held.blame.failures >= self.settings.max_failures {
+            let text = format!("the same work failed {} times, the last time: {why}", held.blame.failures);
+            self.fail_run(held.run, &Refusal::Failed(text));
         }
     }
 
@@ -154,4 +143,15 @@ impl Table {
             self.fail_run(id, &Refusal::Failed(why));
         }
     }
+}
+
+/// A piece was in the hands of someone who has vanished; says whose run it is and how many that were.
+fn mourn(now: Instant, job: &Job, held: &mut Held) -> Option<(RunId, u32)> {
+    let apart = |last: Instant| now.saturating_duration_since(last) >= ONE_EVENT;
+    if !job.wants(&held.piece) || !held.blame.last_loss.is_none_or(apart) {
+        return None;
+    }
+    held.blame.losses += 1;
+    held.blame.last_loss = Some(now);
+    Some((held.run, held.blame.losses))
 }

@@ -39,8 +39,12 @@ fn update(version: u64) -> ContextUpdate {
 }
 
 fn generation(candidates: usize) -> Task {
+    generation_on(candidates, prepare().train.len() as u32)
+}
+
+fn generation_on(candidates: usize, examples: u32) -> Task {
     let candidates = (0..candidates).map(|c| vec![c as f32; DIM]).collect();
-    Task::Evaluate { layer: Layer(0), candidates, examples: 0..prepare().train.len() as u32 }
+    Task::Evaluate { layer: Layer(0), candidates, examples: 0..examples }
 }
 
 /// What an honest evaluator answers: a loss that tells candidate, example and context apart.
@@ -88,8 +92,12 @@ impl World {
 
     /// A run begun, with so many evaluators ready and the context at version 0.
     fn with(evaluators: usize) -> (Self, Vec<EvaluatorId>) {
+        Self::begun(prepare(), evaluators)
+    }
+
+    fn begun(prepare: Prepare, evaluators: usize) -> (Self, Vec<EvaluatorId>) {
         let mut world = Self::new(settings());
-        world.table.begin(world.now, prepare(), Expected::default());
+        world.table.begin(world.now, prepare, Expected::default());
         let ids = (0..evaluators).map(|_| world.join("m").unwrap()).collect();
         if evaluators > 0 {
             world.table.start(world.now, first_start()).unwrap();
@@ -183,7 +191,11 @@ impl World {
 
 /// What a generation of `candidates` under `version` must give, whoever works.
 fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
-    let Task::Evaluate { layer, candidates, examples } = generation(candidates) else { unreachable!() };
+    expected_of(generation(candidates), version)
+}
+
+fn expected_of(task: Task, version: u64) -> Vec<Outcome> {
+    let Task::Evaluate { layer, candidates, examples } = task else { unreachable!() };
     outcomes(&Lease {
         id: LeaseId(0),
         run: RUN,
@@ -400,17 +412,6 @@ fn who_missed_updates_gets_the_whole_context() {
 }
 
 #[test]
-fn work_for_the_next_context_waits_for_it() {
-    let (mut world, _) = World::with(1);
-    world.offer(1, generation(1));
-    assert!(world.leases.is_empty());
-    world.table.set_context(world.now, update(1)).unwrap();
-    world.settle();
-    world.answer_all();
-    assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(1, 1));
-}
-
-#[test]
 fn evaluators_that_find_other_statistics_are_refused() {
     let (mut world, _) = World::with(1);
     let odd = world.table.join(world.now, hello("m"), false).unwrap();
@@ -567,4 +568,8 @@ fn every_generation_completes_with_the_same_results_whatever_happens() {
     }
 }
 
+mod ahead;
+mod fairness;
 mod liveness;
+mod mixed;
+mod speeds;

@@ -1,0 +1,91 @@
+//! Who shall take how much of a job, so that all end together. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::ids::EvaluatorId;
+
+/// An evaluator that takes part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Hand {
+    pub(super) id: EvaluatorId,
+    /// Operations a second.
+    pub(super) speed: f64,
+    /// Seconds until it has done what it has.
+    pub(super) busy: f64,
+}
+
+/// Divides `work` operations: each works until the same moment, who is busy for longer takes none.
+pub(super) fn shares(mut hands: Vec<Hand>, work: f64) -> BTreeMap<EvaluatorId, f64> {
+    hands.sort_by(|a, b| a.busy.total_cmp(&b.busy).then(a.id.cmp(&b.id)));
+    // Who is free first begins; another one joins in where it is free before these would have ended.
+    let (mut speeds, mut ahead, mut end) = (0.0, 0.0, f64::INFINITY);
+    for hand in &hands {
+        if hand.busy >= end {
+            break;
+        }
+        speeds += hand.speed;
+        ahead += hand.speed * hand.busy;
+        end = (work + ahead) / speeds;
+    }
+    let share = |hand: &Hand| (hand.id, (end - hand.busy) * hand.speed);
+    hands.iter().map(share).filter(|&(_, share)| share > 0.0).collect()
+}
+
+/// Shares too small for a lease behind another one go together to those that have the largest; the `idle` keep theirs.
+pub(super) fn without_crumbs(
+    shares: &mut BTreeMap<EvaluatorId, f64>,
+    crumb: f64,
+    idle: &BTreeSet<EvaluatorId>,
+) {
+    let small = |(id, share): &(&EvaluatorId, &f64)| **share < crumb / 2.0 && !idle.contains(id);
+    let mut small: Vec<(EvaluatorId, f64)> = shares.iter().filter(small).map(|(id, s)| (*id, *s)).collect();
+    let sum: f64 = small.iter().map(|(_, share)| share).sum();
+    small.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let kept = ((sum / crumb) as usize).max(usize::from(small.len() == shares.len()));
+    for (place, (id, _)) in small.into_iter().enumerate() {
+        if place < kept {
+            shares.insert(id, sum / kept as f64);
+        } else {
+            shares.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hand(id: u64, speed: f64, busy: f64) -> Hand {
+        Hand { id: EvaluatorId(id), speed, busy }
+    }
+
+    fn divided(hands: &[Hand], work: f64) -> Vec<f64> {
+        let shares = shares(hands.to_vec(), work);
+        hands.iter().map(|hand| shares.get(&hand.id).copied().unwrap_or(0.0)).collect()
+    }
+
+    #[test]
+    fn shares_are_as_the_speeds() {
+        assert_eq!(divided(&[hand(1, 3.0, 0.0), hand(2, 1.0, 0.0)], 8.0), [6.0, 2.0]);
+        assert_eq!(divided(&[], 8.0), [0.0; 0]);
+    }
+
+    #[test]
+    fn who_is_busy_takes_less_or_none() {
+        let hands = [hand(1, 1.0, 2.0), hand(2, 1.0, 0.0), hand(3, 2.0, 50.0)];
+        assert_eq!(divided(&hands, 8.0), [3.0, 5.0, 0.0]);
+        assert_eq!(divided(&hands, 1.0), [0.0, 1.0, 0.0]);
+    }
+    #[test]
+    fn crumbs_are_swept_together() {
+        let mut shares: BTreeMap<_, _> = (1..=9).map(|id| (EvaluatorId(id), 1.0)).collect();
+        without_crumbs(&mut shares, 4.0, &BTreeSet::new());
+        assert_eq!(shares.into_iter().collect::<Vec<_>>(), [(EvaluatorId(1), 4.5), (EvaluatorId(2), 4.5)]);
+        let mut one = [(EvaluatorId(1), 0.5), (EvaluatorId(2), 0.6)].into();
+        without_crumbs(&mut one, 4.0, &BTreeSet::from([EvaluatorId(1)]));
+        assert_eq!(one, [(EvaluatorId(1), 0.5)].into(), "what is left over is nobody's yet");
+        let mut last = [(EvaluatorId(1), 0.5), (EvaluatorId(2), 0.6)].into();
+        without_crumbs(&mut last, 4.0, &BTreeSet::new());
+        assert_eq!(last, [(EvaluatorId(2), 1.1)].into());
+    }
+}
