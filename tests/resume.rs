@@ -216,13 +216,14 @@ fn interrupted_with_130_and_resumed() {
 fn interrupted(case: &Case, folder: &str) -> [PathBuf; 2] {
     let mut process = Process::start(&mut case.tune(folder, &[]));
     let path = case.path(folder);
+    let files = ["checkpoint.bin", "checkpoint.bin.previous"].map(|name| path.join(name));
     until("a generation to interrupt in", || {
         assert!(process.is_running(), "over too soon\n{}", process.report());
-        (generations_done(&path) >= 5).then_some(())
+        (generations_done(&path) >= 5 && files[1].exists()).then_some(())
     });
     process.signal("INT");
     process.wait().expect(130);
-    ["checkpoint.bin", "checkpoint.bin.previous"].map(|name| path.join(name))
+    files
 }
 
 fn flip_a_byte(path: &PathBuf, dice: &mut Dice) {
@@ -279,7 +280,7 @@ fn resume_without_a_run_begins_one() {
 /// The evaluators wait for their coordinator to come back, and go on with it.
 #[test]
 fn a_killed_coordinator_comes_back_to_its_evaluators() {
-    let (case, _) = whole(Case::masked(Family::Bert, "prefix").long(60));
+    let (case, _) = whole(Case::masked(Family::Bert, "prefix").long(200));
     let coordinator = Coordinator::start(&case, "back", &[]);
     let start = |name: &&str| Process::start(&mut evaluator(&case, &coordinator.url(), name));
     let mut evaluators: Vec<Process> = ["a", "b"].iter().map(start).collect();

@@ -1,5 +1,6 @@
 //! One run, from its data to its artefact: drives the search over the fleet and keeps the run folder.
 
+mod arithmetic;
 mod pipeline;
 mod session;
 
@@ -69,6 +70,12 @@ pub async fn tune(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let id = origin.id;
+    reporter.send_if_modified(|progress| {
+        progress.task.clone_from(&inputs.spec.task.name);
+        progress.calls = origin.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.search.calls());
+        progress.budget = inputs.spec.search.budget;
+        false // no news yet
+    });
     let mut keeper = None;
     let ended = {
         let work = async {
@@ -191,3 +198,6 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         racing: spec.search.racing,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,6 +152,12 @@ impl<'a> Cluster<'a> {
                 self.end_coordinator(fault);
                 self.resume();
             }
+            Fault::FreezeCoordinator(lasts) => {
+                self.strikes(fault);
+                self.coordinator().process.signal("STOP");
+                std::thread::sleep(lasts); // the fault's own time: nothing can be awaited
+                self.coordinator().process.signal("CONT");
+            }
             _ => self.strike_a_site(fault),
         }
     }

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Stutter(Duration),
     /// SIGKILL of the coordinator; it is resumed.
     KillCoordinator,
+    /// SIGSTOP of the coordinator, then SIGCONT.
+    FreezeCoordinator(Duration),
     /// SIGTERM of the coordinator, which must end with 130; it is resumed.
     StopCoordinator,
     /// SIGKILL of the coordinator; before it is resumed, its checkpoint is cut somewhere.
@@ -46,8 +48,9 @@ pub(crate) enum Aim {
 pub(crate) fn draw(dice: &mut Dice, aim: Aim) -> Fault {
     let lasting = |dice: &mut Dice, most: usize| Duration::from_millis(dice.roll(50, most) as u64);
     if aim == Aim::All && dice.roll(0, 6) == 0 {
-        return match dice.roll(0, 4) {
+        return match dice.roll(0, 5) {
             0 => Fault::KillCoordinator,
+            4 => Fault::FreezeCoordinator(lasting(dice, 2000)),
             1 => Fault::StopCoordinator,
             2 => Fault::TruncateCheckpoint,
             _ => Fault::RemoveCheckpoint,
@@ -78,6 +81,7 @@ impl Fault {
             Self::Slow(_) => "slow",
             Self::Stutter(_) => "stutter",
             Self::KillCoordinator => "kill coordinator",
+            Self::FreezeCoordinator(_) => "freeze coordinator",
             Self::StopCoordinator => "stop coordinator",
             Self::TruncateCheckpoint => "truncate checkpoint",
             Self::RemoveCheckpoint => "remove checkpoint",

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use shared::ids::RunId;
 use shared::messages::Prompted;
-use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::try_join;
 
+use super::arithmetic::Outcome;
 use super::session::Session;
 use crate::cma;
 use crate::error::Error;
@@ -19,7 +19,7 @@ use crate::events::Event;
 use crate::fleet::{FleetError, Gathered, Handle, Ticket};
 use crate::progress::State;
 use crate::racing;
-use crate::search::{Accepted, DevScore, Generation, Proposal, Race, Told};
+use crate::search::{Accepted, DevScore, Generation, Proposal, Race, Search, Told};
 
 /// A generation that is being evaluated, or waits for the context to be.
 struct Flight {
@@ -48,7 +48,7 @@ struct Open {
 
 /// What its layer's distribution makes of it.
 enum Lesson {
-    Telling(JoinHandle<Result<Told, cma::Error>>),
+    Telling(Outcome<Result<Told, cma::Error>>),
     /// The step size after it.
     Learnt(f64),
 }
@@ -78,7 +78,7 @@ impl Session<'_> {
             self.fleet.set_context(update).await?;
             // ...to here.
 
-            let lesson = Lesson::Telling(spawn_blocking(|| telling.tell())); // soon done, should nobody wait for it
+            let lesson = Lesson::Telling(self.arithmetic.begin(|| telling.tell()));
             let seconds = began.elapsed().as_secs_f64();
             let open = before.insert(Open { generation, seen, version, seconds, evaluators, lesson });
             next = match ahead {
@@ -123,10 +123,10 @@ impl Session<'_> {
         let Some(asking) = self.state.search.asking(&self.plan, ahead) else {
             return Ok(None);
         };
-        let asked = spawn_blocking(|| asking.ask()).await.map_err(Error::failed)??;
+        let asked = self.arithmetic.begin(|| asking.ask()).get().await??;
         let proposal = self.state.search.asked(asked);
         let way = if self.plan.racing {
-            Way::Raced(self.state.search.race(&self.plan, &proposal))
+            Way::Raced(Search::race(&self.plan, &proposal))
         } else {
             let (candidates, all) = (proposal.candidates(), 0..self.plan.examples as u32);
             let offered = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates, all);
@@ -138,7 +138,7 @@ impl Session<'_> {
     /// Waits until a generation's layer has learnt from it.
     async fn learn(&mut self, open: &mut Open) -> Result<(), Error> {
         if let Lesson::Telling(telling) = &mut open.lesson {
-            let told = telling.await.map_err(Error::failed)??;
+            let told = telling.get().await??;
             open.lesson = Lesson::Learnt(self.state.search.told(told));
         }
         Ok(())

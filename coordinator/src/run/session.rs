@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::arithmetic::Arithmetic;
 use super::{Origin, Summary, finished, plan, projection_stds};
 use crate::artefact;
 use crate::checkpoint::{Before, Checkpoint, Finished};
@@ -64,6 +65,7 @@ pub(super) struct Session<'a> {
     pub(super) fleet: &'a Handle,
     pub(super) keeper: &'a mut Keeper,
     reporter: &'a Reporter,
+    pub(super) arithmetic: Arithmetic,
     pub(super) id: RunId,
     pub(super) plan: Plan,
     ready: Ready,
@@ -99,6 +101,7 @@ impl<'a> Session<'a> {
             fleet,
             keeper,
             reporter,
+            arithmetic: Arithmetic::start()?,
             id,
             plan,
             ready: begun.ready,

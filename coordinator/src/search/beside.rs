@@ -1,5 +1,5 @@
 //! The optimiser's arithmetic apart from the search, so that it can run beside an evaluation: drawing a layer's next
-//! population, and learning from the losses of the last one. Both work on a copy of the layer's state.
+//! population, and learning from the losses of the last one. Both take the layer's state with them.
 
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ impl Asking {
         Stream::new(seed, Domain::Search, u64::from(layer.0))
             .fill_normals(state.generation() * count as u64, &mut normals);
         let points = Arc::make_mut(&mut state).ask(&normals)?;
-        Ok(Asked { proposal: Proposal { layer, version, points }, state })
+        let mu = state.params().mu;
+        Ok(Asked { proposal: Proposal { layer, version, points, mu }, state })
     }
 }
 
@@ -77,24 +78,23 @@ impl Telling {
     }
 }
 
-/// Layers' states on disk: as if nobody shared them.
+/// Layers' states on disk: as if nobody shared them, and none was away.
 pub(super) mod states {
     use std::sync::Arc;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::ser::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use crate::cma::State;
 
-    pub(in crate::search) fn serialize<S: Serializer>(
-        states: &[Arc<State>],
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.collect_seq(states.iter().map(|state| &**state))
+    type States = Vec<Option<Arc<State>>>;
+
+    pub(in crate::search) fn serialize<S: Serializer>(states: &States, to: S) -> Result<S::Ok, S::Error> {
+        let here: Option<Vec<&State>> = states.iter().map(Option::as_deref).collect();
+        here.ok_or_else(|| S::Error::custom("a layer is at its arithmetic"))?.serialize(to)
     }
 
-    pub(in crate::search) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Vec<Arc<State>>, D::Error> {
-        Ok(Vec::<State>::deserialize(from)?.into_iter().map(Arc::new).collect())
+    pub(in crate::search) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<States, D::Error> {
+        Ok(Vec::<State>::deserialize(from)?.into_iter().map(|state| Some(Arc::new(state))).collect())
     }
 }

@@ -59,12 +59,12 @@ pub struct Plan {
 }
 
 /// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
-/// each, and once more what is written of them, a triangle and the axes; of three layers a second copy: the one that is
-/// asked, the one that is told, and the one told before in a checkpoint that waits for the disk.
+/// each, and once more what is written of them, a triangle and the axes; of two layers a second copy: those that are asked
+/// and told meanwhile.
 pub fn memory_bytes(tuned: usize, dim: usize) -> u64 {
     let matrix = 8 * (dim * dim) as u64;
     let layers = tuned as u64;
-    (layers + 3) * 2 * matrix + layers * (matrix / 2 + matrix)
+    (layers + 2) * 2 * matrix + layers * (matrix / 2 + matrix)
 }
 
 /// One population, ready to be evaluated.
@@ -76,6 +76,8 @@ pub struct Proposal {
     pub version: ContextVersion,
     /// The candidates as the optimiser knows them, `[population][dim]`.
     points: Vec<Vec<f64>>,
+    /// Candidates in the better half.
+    mu: usize,
 }
 
 impl Proposal {
@@ -132,9 +134,10 @@ impl Spent {
 /// The state of one run's search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
-    /// Shared with whoever asks, tells or writes; who changes one makes its own copy.
+    /// Shared with a checkpoint that is being made; who changes one meanwhile makes its own copy. A layer that is at its
+    /// arithmetic is away.
     #[serde(with = "beside::states")]
-    states: Vec<Arc<cma::State>>,
+    states: Vec<Option<Arc<cma::State>>>,
     context: Context,
     selection: Selection,
     generation: u64,
@@ -155,7 +158,7 @@ impl Search {
             mean: None,
             active: true,
         };
-        let states = (0..plan.tuned).map(|_| cma::State::new(&options).map(Arc::new));
+        let states = (0..plan.tuned).map(|_| cma::State::new(&options).map(|state| Some(Arc::new(state))));
         let states = states.collect::<Result<_, _>>()?;
         Ok(Self {
             states,
@@ -167,23 +170,22 @@ impl Search {
         })
     }
 
-    /// What draws the next population, bottom layer to top and again, or the one `ahead` generations after it. `None`
-    /// when what is left of the budget does not cover it for certain, or its layer has losses to learn before.
-    ///
-    /// Between two generations of a layer, its state must have been told the losses of the first ([`Search::told`]).
-    pub fn asking(&self, plan: &Plan, ahead: u64) -> Option<Asking> {
+    /// What draws the next population, bottom layer to top and again, or the one `ahead` generations after it; its layer is
+    /// away until [`Search::asked`]. `None` when what is left of the budget does not cover it for certain, or when its
+    /// layer has losses to learn from before.
+    pub fn asking(&mut self, plan: &Plan, ahead: u64) -> Option<Asking> {
         let tuned = plan.tuned as u64;
         if self.affordable(plan) <= ahead || ahead >= tuned {
             return None;
         }
         let layer = Layer(((self.generation + ahead) % tuned) as u32);
         let version = ContextVersion(self.context.version().0 + ahead);
-        Some(Asking::new(layer, version, Arc::clone(&self.states[layer.index()]), plan.seed))
+        Some(Asking::new(layer, version, self.states[layer.index()].take()?, plan.seed))
     }
 
     /// Takes what was drawn: its layer's state has come to know of it.
     pub fn asked(&mut self, asked: Asked) -> Proposal {
-        self.states[asked.proposal.layer.index()] = asked.state;
+        self.states[asked.proposal.layer.index()] = Some(asked.state);
         asked.proposal
     }
 
@@ -193,9 +195,8 @@ impl Search {
     }
 
     /// A race for a proposal's generation.
-    pub fn race(&self, plan: &Plan, proposal: &Proposal) -> Race {
-        let mu = self.states[proposal.layer.index()].params().mu;
-        Race::new(plan.loss, plan.population, mu, plan.examples as usize)
+    pub fn race(plan: &Plan, proposal: &Proposal) -> Race {
+        Race::new(plan.loss, plan.population, proposal.mu, plan.examples as usize)
     }
 
     /// Takes off what a race has saved: the examples that each candidate has not seen.
@@ -204,7 +205,7 @@ impl Search {
     }
 
     /// Takes the losses of a proposal: counts it and sets its layer's incumbent (paper: Algorithm 1). What the layer's
-    /// distribution learns of them comes later, by [`Search::told`].
+    /// distribution learns of them comes later: the layer is away until [`Search::told`].
     ///
     /// `labels` are those of the training examples, in order.
     ///
@@ -225,7 +226,7 @@ impl Search {
             .map(|(losses, predicted)| population_loss(plan.loss, plan.metric, losses, predicted, labels))
             .collect();
         let Proposal { layer, points, .. } = proposal;
-        let state = &self.states[layer.index()];
+        let state = self.states[layer.index()].take().ok_or(cma::Error::NotAsked)?;
         let foreseen = state.foresee(&points, &losses)?;
         let mean = &foreseen.mean;
         let (best_z, best) = foreseen.best.as_ref().map_or((mean, f64::NAN), |(z, loss)| (z, *loss)); // all were NaN
@@ -243,7 +244,7 @@ impl Search {
         let sweep = (number - 1) / plan.tuned as u64 + 1;
         Ok(Accepted {
             update: self.context.set(run, layer, z),
-            telling: Telling::new(layer, Arc::clone(state), points, losses.clone()),
+            telling: Telling::new(layer, state, points, losses.clone()),
             generation: Generation { number, sweep, layer, losses, best },
         })
     }
@@ -251,7 +252,7 @@ impl Search {
     /// Takes what a layer's distribution has learnt; gives its step size.
     pub fn told(&mut self, told: Told) -> f64 {
         let sigma = told.state.sigma();
-        self.states[told.layer.index()] = told.state;
+        self.states[told.layer.index()] = Some(told.state);
         sigma
     }
 

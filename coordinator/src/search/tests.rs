@@ -98,6 +98,12 @@ fn what_runs_beside_an_evaluation_changes_no_bit() {
         let mut telling: Option<Telling> = None;
         let mut ahead = None;
         while let Some(current) = ahead.take().or_else(|| drawn(&mut search, &plan, 0)) {
+            let home = tuned == 3 || tuned == 2 && telling.is_none();
+            assert_eq!(
+                drawn(&mut search, &plan, 1).is_some(),
+                home && search.affordable(&plan) > 1,
+                "not of a layer that has yet to learn"
+            );
             telling.take().map(|telling| search.told(telling.tell().unwrap()));
             let written = bincode::serde::encode_to_vec(&search, bincode::config::standard()).unwrap();
             ahead = drawn(&mut search, &plan, 1);
