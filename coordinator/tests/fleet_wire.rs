@@ -18,7 +18,8 @@ use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
 use shared::ids::{ContextVersion, Layer};
 use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Report, Start, Work,
+    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Report,
+    Start, Work,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,6 +60,15 @@ fn outcomes(work: &Work, context: &[Vec<f32>]) -> Vec<Outcome> {
     }
 }
 
+/// What it finds of a canary.
+fn canary(work: &Work, context: &[Vec<f32>]) -> Option<CanaryOutcome> {
+    let Work::Evaluate { layer, canary: Some(canary), .. } = work else { return None };
+    let examples = canary.example..canary.example + 1;
+    let alone = Work::Evaluate { layer: *layer, candidates: vec![canary.z.clone()], examples, canary: None };
+    let outcome = &outcomes(&alone, context)[0];
+    Some(CanaryOutcome { loss: outcome.losses[0], predicted: outcome.predicted[0] })
+}
+
 /// A worker without a model.
 async fn fake(
     mut orders: mpsc::Receiver<Order>,
@@ -79,7 +89,8 @@ async fn fake(
             }
             Order::Lease(Lease { id, work, .. }) => {
                 sleep(pause).await;
-                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context) })
+                let canary = canary(&work, &context);
+                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context), canary })
             }
             Order::Forget(_) => continue,
             Order::Drain => Report::Leaving,
