@@ -18,8 +18,8 @@ use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
 use shared::ids::{ContextVersion, Layer};
 use shared::messages::{
-    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Report,
-    Start, Work,
+    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, Order, Outcome, Prepare, Prompted,
+    Report, Start, Work,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -74,6 +74,7 @@ async fn fake(
     mut orders: mpsc::Receiver<Order>,
     reports: mpsc::Sender<Report>,
     pause: Duration,
+    lie: f32,
 ) -> std::io::Result<()> {
     let mut context = Vec::new();
     while let Some(order) = orders.recv().await {
@@ -89,8 +90,10 @@ async fn fake(
             }
             Order::Lease(Lease { id, work, .. }) => {
                 sleep(pause).await;
-                let canary = canary(&work, &context);
-                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context), canary })
+                let (mut outcomes, mut canary) = (outcomes(&work, &context), canary(&work, &context));
+                outcomes.iter_mut().flat_map(|outcome| &mut outcome.losses).for_each(|loss| *loss += lie);
+                canary.iter_mut().for_each(|canary| canary.loss += lie);
+                Report::Answer(Answer { lease: id, outcomes, canary })
             }
             Order::Forget(_) => continue,
             Order::Drain => Report::Leaving,
@@ -148,11 +151,16 @@ type Dialled = JoinHandle<Result<(), DialError>>;
 
 /// Dials with fake workers, counting how many were started.
 fn dial(options: DialOptions, pause: Duration) -> (Dialled, Arc<AtomicUsize>) {
+    dial_as(options, pause, 0.0)
+}
+
+/// As `dial`, with workers that add `lie` to every loss.
+fn dial_as(options: DialOptions, pause: Duration, lie: f32) -> (Dialled, Arc<AtomicUsize>) {
     let started = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&started);
     let start = move |orders, reports| {
         count.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(fake(orders, reports, pause))
+        tokio::spawn(fake(orders, reports, pause, lie))
     };
     (tokio::spawn(dial::run(options, start, std::future::pending())), started)
 }
@@ -190,7 +198,7 @@ async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
 async fn in_process() -> (Vec<Gathered>, Outcome) {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let link = fleet.attach(hello("m")).await.unwrap();
-    tokio::spawn(fake(link.orders, link.reports, Duration::ZERO));
+    tokio::spawn(fake(link.orders, link.reports, Duration::ZERO, 0.0));
     short_run(&fleet).await
 }
 
@@ -274,6 +282,34 @@ async fn an_evaluator_dropped_later_is_told_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evaluator_that_lies_is_sent_away_and_changes_no_bit() {
+    let house = House::open(ServeOptions::default()).await;
+    let named = |name: &str| {
+        let options = options(house.address, "m");
+        DialOptions { hello: Hello { name: name.to_owned(), ..options.hello }, ..options }
+    };
+    let pause = Duration::from_millis(20); // long enough for all to have a part
+    let honest = ["one", "two"].map(|name| dial(named(name), pause).0);
+    let (liar, _) = dial_as(named("liar"), pause, 0.25);
+    let mut status = house.fleet.status();
+    within(status.wait_for(|status| status.evaluators.len() == 3)).await.unwrap();
+    let with_a_liar = short_run(&house.fleet).await;
+    assert_eq!(with_a_liar, in_process().await);
+    let again = dial(named("liar"), pause).0;
+    for dialled in [liar, again] {
+        let error = within(dialled).await.unwrap().unwrap_err();
+        let told = "evaluator liar is quarantined";
+        assert!(matches!(&error, DialError::Refused { reason, .. } if reason.starts_with(told)), "{error}");
+    }
+    within(status.wait_for(|status| status.quarantined.len() == 1)).await.unwrap();
+    within(house.fleet.drain()).await;
+    for dialled in honest {
+        within(dialled).await.unwrap().unwrap();
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_token_is_asked_for() {
     let house = House::open(ServeOptions::default().with_token("open sesame?no:one-word")).await;
     let try_with = async |token: Option<&str>| {
@@ -304,7 +340,7 @@ async fn the_token_is_asked_for() {
 async fn leaving_on_ones_own_wish_gives_the_leases_back() {
     let house = House::open(ServeOptions::default()).await;
     let (leave, left) = oneshot::channel::<()>();
-    let start = |orders, reports| tokio::spawn(fake(orders, reports, Duration::from_secs(60)));
+    let start = |orders, reports| tokio::spawn(fake(orders, reports, Duration::from_secs(60), 0.0));
     let slow = tokio::spawn(dial::run(options(house.address, "m"), start, async move {
         let _ = left.await;
     }));
