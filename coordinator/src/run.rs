@@ -1,7 +1,7 @@
 //! One run, from its data to its artefact: drives the search over the fleet and keeps the run folder.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::ids::RunId;
 use shared::messages::{ExampleSet, ModelIdentity, Outcome, Prompted, Ready, Start};
@@ -275,6 +275,7 @@ impl<'a> Run<'a> {
                 selected,
                 seconds: began.elapsed().as_secs_f64(),
                 evaluators: gathered.evaluators,
+                missing: (gathered.missing > 0).then_some(gathered.missing),
             })?;
             self.save()?;
             self.report(State::Searching);
@@ -284,13 +285,16 @@ impl<'a> Run<'a> {
 
     /// A generation's losses and, in a race, how many examples each candidate has seen.
     async fn evaluate(&self, proposal: &Proposal) -> Result<(Gathered, Option<Vec<u32>>), FleetError> {
+        let deadline = self.inputs.spec.search.deadline;
+        let deadline = deadline.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX));
         if self.plan.racing {
             let race = self.state.search.race(&self.plan, proposal);
-            let (gathered, seen) = racing::evaluate(self.fleet, self.id, proposal, race).await?;
+            let (gathered, seen) = racing::evaluate(self.fleet, self.id, proposal, race, deadline).await?;
             return Ok((gathered, Some(seen)));
         }
         let (candidates, all) = (proposal.candidates(), 0..self.plan.examples as u32);
-        let ticket = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates, all).await?;
+        let (version, layer) = (proposal.version, proposal.layer);
+        let ticket = self.fleet.offer_within(self.id, version, layer, candidates, all, deadline).await?;
         Ok((ticket.gathered().await?, None))
     }
 

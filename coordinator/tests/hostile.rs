@@ -126,12 +126,12 @@ impl Evaluator {
 /// An answer that has the lease's shape and no sense.
 fn nonsense(lease: &v1::Lease) -> v1::Answer {
     let Some(v1::lease::Work::Evaluate(work)) = &lease.work else {
-        return v1::Answer { lease: lease.id, outcomes: Vec::new() };
+        return v1::Answer { lease: lease.id, outcomes: Vec::new(), canary: None };
     };
     let examples = work.examples.unwrap();
     let n = (examples.end - examples.start) as usize;
     let outcome = v1::Outcome { losses: vec![0; 4 * n], predicted: vec![0; n], logits: Vec::new() };
-    v1::Answer { lease: lease.id, outcomes: vec![outcome; work.candidates.len()] }
+    v1::Answer { lease: lease.id, outcomes: vec![outcome; work.candidates.len()], canary: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +139,7 @@ async fn answers_to_leases_of_others_are_refused() {
     let home = Home::open(ServeOptions::default()).await;
     for lease in 1..40 {
         let mut thief = Evaluator::join(home.address()).await;
-        let answer = v1::Answer { lease, outcomes: vec![v1::Outcome::default(); 12] };
+        let answer = v1::Answer { lease, outcomes: vec![v1::Outcome::default(); 12], canary: None };
         thief.say(report::Kind::Answer(answer)).await;
         assert_eq!(thief.reason().await, format!("it answered lease-{lease}, which it does not hold"));
     }
@@ -185,8 +185,8 @@ async fn a_conversation_in_the_wrong_order_is_refused() {
 
     let mut torn = Evaluator::join(home.address()).await;
     let lease = torn.lease().await;
-    let mut answer = nonsense(&lease);
-    answer.outcomes[0].losses.pop();
+    let three = v1::Outcome { losses: vec![0; 3], ..v1::Outcome::default() };
+    let answer = v1::Answer { outcomes: vec![three], ..nonsense(&lease) };
     torn.say(report::Kind::Answer(answer)).await;
     assert!(torn.reason().await.ends_with("which is no whole number of f32"));
 
@@ -214,7 +214,7 @@ async fn no_report_may_be_larger_than_what_was_asked_for() {
     let mut evaluator = Evaluator::join(home.address()).await;
     let lease = evaluator.lease().await;
     let outcomes = vec![v1::Outcome { losses: vec![0; 400], ..v1::Outcome::default() }; 1000];
-    evaluator.say(report::Kind::Answer(v1::Answer { lease: lease.id, outcomes })).await;
+    evaluator.say(report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary: None })).await;
     assert!(evaluator.reason().await.contains("a report of 4"));
     home.unharmed().await;
 }

@@ -16,6 +16,8 @@ pub(super) struct Run {
     pub(super) failed: Option<Refusal>,
     /// Operations handed out for it, or what it is taken to have had.
     pub(super) served: f64,
+    /// Evaluators that have prepared it.
+    pub(super) serving: usize,
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
@@ -36,6 +38,7 @@ impl Run {
             ready: None,
             failed: None,
             served: 0.0,
+            serving: 0,
             given: expected.model.is_some(),
             model: expected.model,
             named: expected.named,
@@ -46,6 +49,11 @@ impl Run {
             last_update: None,
             failures: 0,
         }
+    }
+
+    /// Whether it is computed in a narrower type than `f32`.
+    pub(super) fn narrow(&self) -> bool {
+        self.dtype != Dtype::F32
     }
 
     /// Whether an evaluator may take part.
@@ -195,6 +203,6 @@ impl Run {
 }
 
 /// `cuda` of `cuda:0`.
-fn device_kind(device: &str) -> &str {
+pub(super) fn device_kind(device: &str) -> &str {
     device.split(':').next().unwrap_or(device)
 }

@@ -190,13 +190,21 @@ impl Stay<'_> {
         let size = work.candidates.len() * (examples.end - examples.start) as usize;
         let done = self.device.done_at(Instant::now(), size);
         let outcomes = work.candidates.iter().map(|z| outcome(z, &examples)).collect();
-        self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes })));
+        let canary = work.canary.map(|canary| {
+            let (loss, predicted) = work::outcome(key(&canary.z), canary.example);
+            v1::CanaryOutcome { loss, predicted }
+        });
+        self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary })));
     }
 }
 
-fn outcome(z: &[u8], examples: &v1::Range) -> v1::Outcome {
+fn key(z: &[u8]) -> u32 {
     let (numbers, _) = z.as_chunks::<4>();
-    let key = work::key(numbers.iter().map(|&number| u32::from_le_bytes(number)));
+    work::key(numbers.iter().map(|&number| u32::from_le_bytes(number)))
+}
+
+fn outcome(z: &[u8], examples: &v1::Range) -> v1::Outcome {
+    let key = key(z);
     let outcomes = (examples.start..examples.end).map(|example| work::outcome(key, example));
     let (losses, predicted): (Vec<f32>, Vec<u32>) = outcomes.unzip();
     let losses = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
