@@ -1,4 +1,5 @@
-//! `zeroth bench evaluator`: what it says of a tiny shape, what it keeps, and what it refuses.
+//! `zeroth bench evaluator`: what it says of a tiny shape, what it keeps, and what it refuses. `zeroth bench fleet`: what
+//! it says of a few simulated evaluators, honest or failing.
 
 use serde_json::{Value, json};
 use tests::{Case, Ended, Family, run};
@@ -114,4 +115,61 @@ fn what_cannot_be_timed_is_refused() {
     }
     case.write("kept/bench.jsonl", "{}\nnothing\n");
     bench(&case, &TINY).expect_refusal(&["kept/bench.jsonl", "line 2"]);
+}
+
+fn fleet(case: &Case, more: &[&str]) -> Ended {
+    run(&mut case.zeroth(&[&["bench", "fleet"], more].concat()))
+}
+
+const FEW: [&str; 8] = ["--evaluators", "8", "--latency-ms", "1", "--population", "16", "--dim", "20"];
+
+/// Nothing of time: whatever else this machine does, losses come back to their places.
+#[test]
+fn a_fleet_of_simulated_evaluators_is_timed() {
+    let case = case();
+    let seldom = ["--generations", "20", "--json"];
+    for more in [
+        &[][..],
+        &["--cost", "candidate", "--slow", "1", "--slow-factor", "3"],
+        &["--profile", "heavy-tailed"],
+        &["--evaluators", "20", "--population", "6"], // fewer candidates than evaluators
+    ] {
+        let ended = fleet(&case, &[&FEW[..], &seldom, more].concat()).expect(0);
+        let found = rows(&ended);
+        assert_eq!((found.len(), ended.err.as_str()), (1, ""), "{}", ended.report());
+        let number = |key: &str| found[0][key].as_f64().unwrap_or_else(|| panic!("{key}: {}", found[0]));
+        assert_eq!(number("generations"), 20.0);
+        let efficiency = number("efficiency");
+        let most = if more.contains(&"heavy-tailed") { 3.0 } else { 1.05 }; // of few draws, not of the distribution
+        assert!(efficiency > 0.0 && efficiency <= most, "{efficiency} {more:?}");
+        let calls = 20.0 * number("population");
+        assert!((number("calls_per_second") * number("seconds") / calls - 1.0).abs() < 1e-9);
+        assert!(number("lease_ms_p50") <= number("lease_ms_p99"), "{}", found[0]);
+        assert!(number("coordinator_rss_mb") > 1.0 && number("coordinator_cpu_seconds") >= 0.0);
+    }
+    let table = fleet(&case, &[&FEW[..], &["--seconds", "0.2"]].concat()).expect(0);
+    for part in ["evaluators   8 of 1 ms a lease, constant", "% of the ideal", "in the middle", "MB"] {
+        assert!(table.out.contains(part), "{part}\n{}", table.report());
+    }
+}
+
+#[test]
+fn a_failing_fleet_loses_nothing() {
+    let case = case();
+    let failing = ["--profile", "failing", "--generations", "150", "--json", "--seed", "3"];
+    let ended = fleet(&case, &[&FEW[..], &failing].concat()).expect(0);
+    assert_eq!(rows(&ended)[0]["generations"], json!(150));
+    assert!(ended.err.contains("dropped"), "nobody failed\n{}", ended.report());
+}
+
+#[test]
+fn a_fleet_that_cannot_be_simulated_is_refused() {
+    let case = case();
+    for option in ["evaluators", "population", "dim", "examples", "layers", "generations"] {
+        fleet(&case, &[&format!("--{option}"), "0"]).expect_refusal(&[option, "1 or more"]);
+    }
+    fleet(&case, &["--slow", "65"]).expect_refusal(&["--slow 65", "--evaluators 64"]);
+    fleet(&case, &["--slow-factor", "0.5"]).expect_refusal(&["--slow-factor", "between 1 and"]);
+    fleet(&case, &["--latency-ms=-1"]).expect_refusal(&["--latency-ms", "0 or more"]);
+    fleet(&case, &["--evaluators", "1000000000"]).expect_refusal(&["ulimit -n"]);
 }

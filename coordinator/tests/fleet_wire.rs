@@ -13,13 +13,14 @@ use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::{Files, Security};
 use proto::v1::ListRequest;
 use proto::v1::runs_client::RunsClient;
+use shared::messages::Hello;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 mod house;
 
-use house::{House, dial, fake, hello, in_process, options, prepare, short_run, within};
+use house::{House, dial, dial_as, fake, hello, in_process, options, prepare, short_run, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wire_changes_no_bit_and_drained_evaluators_end_well() {
@@ -101,6 +102,34 @@ async fn an_evaluator_dropped_later_is_told_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evaluator_that_lies_is_sent_away_and_changes_no_bit() {
+    let house = House::open(ServeOptions::default()).await;
+    let named = |name: &str| {
+        let options = options(house.address, "m");
+        DialOptions { hello: Hello { name: name.to_owned(), ..options.hello }, ..options }
+    };
+    let pause = Duration::from_millis(20); // long enough for all to have a part
+    let honest = ["one", "two"].map(|name| dial(named(name), pause).0);
+    let (liar, _) = dial_as(named("liar"), pause, 0.25);
+    let mut status = house.fleet.status();
+    within(status.wait_for(|status| status.evaluators.len() == 3)).await.unwrap();
+    let with_a_liar = short_run(&house.fleet).await;
+    assert_eq!(with_a_liar, in_process().await);
+    let again = dial(named("liar"), pause).0;
+    for dialled in [liar, again] {
+        let error = within(dialled).await.unwrap().unwrap_err();
+        let told = "evaluator liar is quarantined";
+        assert!(matches!(&error, DialError::Refused { reason, .. } if reason.starts_with(told)), "{error}");
+    }
+    within(status.wait_for(|status| status.quarantined.len() == 1)).await.unwrap();
+    within(house.fleet.drain()).await;
+    for dialled in honest {
+        within(dialled).await.unwrap().unwrap();
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_token_is_asked_for() {
     let house = House::open(ServeOptions::default().with_token("open sesame?no:one-word")).await;
     let try_with = async |token: Option<&str>| {
@@ -131,7 +160,7 @@ async fn the_token_is_asked_for() {
 async fn leaving_on_ones_own_wish_gives_the_leases_back() {
     let house = House::open(ServeOptions::default()).await;
     let (leave, left) = oneshot::channel::<()>();
-    let start = |orders, reports| tokio::spawn(fake(orders, reports, Duration::from_secs(60)));
+    let start = |orders, reports| tokio::spawn(fake(orders, reports, Duration::from_secs(60), 0.0));
     let slow = tokio::spawn(dial::run(options(house.address, "m"), start, async move {
         let _ = left.await;
     }));

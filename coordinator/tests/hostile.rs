@@ -185,8 +185,8 @@ async fn a_conversation_in_the_wrong_order_is_refused() {
 
     let mut torn = Evaluator::join(home.address()).await;
     let lease = torn.lease().await;
-    let mut answer = nonsense(&lease);
-    answer.outcomes[0].losses.pop();
+    let three = v1::Outcome { losses: vec![0; 3], ..v1::Outcome::default() };
+    let answer = v1::Answer { outcomes: vec![three], ..nonsense(&lease) };
     torn.say(report::Kind::Answer(answer)).await;
     assert!(torn.reason().await.ends_with("which is no whole number of f32"));
 
@@ -246,7 +246,8 @@ async fn garbage_is_cut_off() {
     http1.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
     let _ = within(http1.read_to_end(&mut Vec::new())).await;
     home.unharmed().await;
-    assert!(log::count("sent nothing that is a call") <= 2, "once for this house, once for another test's");
+    let lines = log::count("sent nothing that is a call");
+    assert!((1..=10).contains(&lines), "{lines} lines; one a house, and each test has one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

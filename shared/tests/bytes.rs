@@ -63,7 +63,7 @@ fn orders_of() -> Vec<Order> {
             layer: Layer(2),
             candidates: vec![z.clone(); 3],
             examples: 4..9,
-            canary: Some(Canary { z, example: 4 }),
+            canary: Some(Canary { z, example: 3 }),
         }),
         lease(Work::Score { prompt: Prompted::Context, examples: inline }),
         Order::Forget(RunId(1)),

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::ids::{EvaluatorId, LeaseId};
 use shared::messages::CanaryOutcome;
 
-/// How far losses of different kinds of devices may lie apart, as a share of the larger one, or of 1 where that is more.
-const TOLERANCE: f32 = 1e-2;
+/// How far losses of different kinds of devices may lie apart, as a share of the larger one, or of 1 where that is more;
+/// and where they are computed in a narrower type than `f32`.
+const TOLERANCE: (f32, f32) = (1e-2, 1e-1);
 
 /// What one evaluator has found.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,7 @@ pub(super) struct Opinion {
 impl Opinion {
     /// Whether both may be right: on processors bits are the same, on other devices and between kinds they are near. A
     /// loss that jumps (`discrete`) says nothing between kinds unless it is not a number.
-    fn agrees(&self, other: &Self, discrete: bool) -> bool {
+    fn agrees(&self, other: &Self, discrete: bool, tolerance: f32) -> bool {
         let (a, b) = (self.found.loss, other.found.loss);
         if a.is_nan() || b.is_nan() {
             return a.is_nan() && b.is_nan();
@@ -31,7 +32,7 @@ impl Opinion {
         if self.kind == other.kind && self.kind == "cpu" {
             return a.to_bits() == b.to_bits() && self.found.predicted == other.found.predicted;
         }
-        discrete || a == b || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0)
+        discrete || a == b || (a - b).abs() <= tolerance * a.abs().max(b.abs()).max(1.0)
     }
 
     /// Finite is better than infinite, and anything better than no number.
@@ -57,14 +58,16 @@ pub(super) enum Verdict {
 pub(super) struct Canaries {
     /// Whether losses are not continuous.
     discrete: bool,
+    /// Whether they are computed in a narrow type.
+    narrow: bool,
     /// Who has been asked, and with which lease.
     asked: BTreeMap<EvaluatorId, LeaseId>,
     opinions: BTreeMap<EvaluatorId, Opinion>,
 }
 
 impl Canaries {
-    pub(super) fn new(discrete: bool) -> Self {
-        Self { discrete, ..Self::default() }
+    pub(super) fn new(discrete: bool, narrow: bool) -> Self {
+        Self { discrete, narrow, ..Self::default() }
     }
 
     /// Whether an evaluator is still to be asked.
@@ -120,7 +123,8 @@ impl Canaries {
                 None => groups.push((opinion, vec![*id])),
             }
         }
-        let agree = |a: &Opinion, b: &Opinion| a.agrees(b, self.discrete);
+        let tolerance = if self.narrow { TOLERANCE.1 } else { TOLERANCE.0 };
+        let agree = |a: &Opinion, b: &Opinion| a.agrees(b, self.discrete, tolerance);
         let support = |opinion: &Opinion| -> usize {
             groups.iter().filter(|group| agree(group.0, opinion)).map(|group| group.1.len()).sum()
         };
@@ -180,6 +184,13 @@ mod tests {
         assert_eq!(discrete(&[("cpu", 0.0), ("cuda", -1.0)]), Verdict::Agreed);
         assert_ne!(discrete(&[("cpu", 0.0), ("cpu", -1.0)]), Verdict::Agreed);
         assert_ne!(discrete(&[("cpu", 0.0), ("cuda", f32::NAN)]), Verdict::Agreed);
+    }
+
+    #[test]
+    fn narrow_types_may_lie_further_apart() {
+        let found = [("cpu", 1.5), ("cuda", 1.6)];
+        assert_ne!(canaries(&found).verdict(), Verdict::Agreed);
+        assert_eq!(Canaries { narrow: true, ..canaries(&found) }.verdict(), Verdict::Agreed);
     }
 
     #[test]

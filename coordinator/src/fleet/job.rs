@@ -11,6 +11,7 @@ use shared::task::{Example, Loss};
 use super::canary::Canaries;
 use super::cut::{Blame, Limits, Piece, Waiting, rectangles};
 use super::gather::Assembly;
+use super::run::Run;
 
 /// What a job asks for.
 #[derive(Clone, Debug)]
@@ -60,12 +61,8 @@ pub(super) struct Job {
 impl Job {
     /// # Errors
     /// [`Refusal::Failed`] when the task does not fit what the run was prepared with.
-    pub(super) fn new(
-        prepare: &Prepare,
-        ready: Option<&Ready>,
-        version: ContextVersion,
-        task: Task,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn new(run: &Run, version: ContextVersion, task: Task) -> Result<Self, Refusal> {
+        let (prepare, ready, narrow) = (&run.prepare, run.ready.as_ref(), run.narrow());
         fits(prepare, &task)?;
         let classes = prepare.words.len();
         let (limits, assembly) = match &task {
@@ -91,7 +88,7 @@ impl Job {
             out: BTreeSet::new(),
             slowest: None,
             begun: None,
-            canaries: Canaries::new(prepare.loss == Loss::Metric),
+            canaries: Canaries::new(prepare.loss == Loss::Metric, narrow),
             task,
             limits,
             assembly,

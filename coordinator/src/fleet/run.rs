@@ -51,6 +51,11 @@ impl Run {
         }
     }
 
+    /// Whether it is computed in a narrower type than `f32`.
+    pub(super) fn narrow(&self) -> bool {
+        self.dtype != Dtype::F32
+    }
+
     /// Whether an evaluator may take part.
     pub(super) fn accepts(&self, hello: &Hello) -> Result<(), Refusal> {
         let (run, model) = (self.prepare.run, &hello.model);

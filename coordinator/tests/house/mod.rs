@@ -67,7 +67,7 @@ pub(crate) fn outcomes(work: &Work, context: &[Vec<f32>]) -> Vec<Outcome> {
 }
 
 /// What it finds of a canary.
-pub(crate) fn canary(work: &Work, context: &[Vec<f32>]) -> Option<CanaryOutcome> {
+fn canary(work: &Work, context: &[Vec<f32>]) -> Option<CanaryOutcome> {
     let Work::Evaluate { layer, canary: Some(canary), .. } = work else { return None };
     let examples = canary.example..canary.example + 1;
     let alone = Work::Evaluate { layer: *layer, candidates: vec![canary.z.clone()], examples, canary: None };
@@ -75,11 +75,12 @@ pub(crate) fn canary(work: &Work, context: &[Vec<f32>]) -> Option<CanaryOutcome>
     Some(CanaryOutcome { loss: outcome.losses[0], predicted: outcome.predicted[0] })
 }
 
-/// A worker without a model.
+/// A worker without a model, which adds `lie` to every loss.
 pub(crate) async fn fake(
     mut orders: mpsc::Receiver<Order>,
     reports: mpsc::Sender<Report>,
     pause: Duration,
+    lie: f32,
 ) -> std::io::Result<()> {
     let mut context = Vec::new();
     while let Some(order) = orders.recv().await {
@@ -95,8 +96,10 @@ pub(crate) async fn fake(
             }
             Order::Lease(Lease { id, work, .. }) => {
                 sleep(pause).await;
-                let canary = canary(&work, &context);
-                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context), canary })
+                let (mut outcomes, mut canary) = (outcomes(&work, &context), canary(&work, &context));
+                outcomes.iter_mut().flat_map(|outcome| &mut outcome.losses).for_each(|loss| *loss += lie);
+                canary.iter_mut().for_each(|canary| canary.loss += lie);
+                Report::Answer(Answer { lease: id, outcomes, canary })
             }
             Order::Forget(_) => continue,
             Order::Drain => Report::Leaving,
@@ -156,11 +159,16 @@ pub(crate) type Dialled = JoinHandle<Result<(), DialError>>;
 
 /// Dials with fake workers, counting how many were started.
 pub(crate) fn dial(options: DialOptions, pause: Duration) -> (Dialled, Arc<AtomicUsize>) {
+    dial_as(options, pause, 0.0)
+}
+
+/// As `dial`, with workers that add `lie` to every loss.
+pub(crate) fn dial_as(options: DialOptions, pause: Duration, lie: f32) -> (Dialled, Arc<AtomicUsize>) {
     let started = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&started);
     let start = move |orders, reports| {
         count.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(fake(orders, reports, pause))
+        tokio::spawn(fake(orders, reports, pause, lie))
     };
     (tokio::spawn(dial::run(options, start, std::future::pending())), started)
 }
@@ -198,6 +206,6 @@ pub(crate) async fn short_run(fleet: &Handle) -> (Vec<Gathered>, Outcome) {
 pub(crate) async fn in_process() -> (Vec<Gathered>, Outcome) {
     let (fleet, _owner) = Fleet::spawn(Settings::default());
     let link = fleet.attach(hello("m")).await.unwrap();
-    tokio::spawn(fake(link.orders, link.reports, Duration::ZERO));
+    tokio::spawn(fake(link.orders, link.reports, Duration::ZERO, 0.0));
     short_run(&fleet).await
 }

@@ -28,7 +28,7 @@ impl Table {
             let text = format!("work under context {version}, but {id} is at {}", run.version());
             return Err(Refusal::Failed(text));
         }
-        let job = Job::new(&run.prepare, run.ready.as_ref(), version, task)?;
+        let job = Job::new(run, version, task)?;
         if run.served == 0.0 {
             run.served = level; // it begins
         }

@@ -192,20 +192,21 @@ impl Stay<'_> {
         let size = work.candidates.len() * (examples.end - examples.start) as usize;
         let done = self.device.done_at(Instant::now(), size);
         let outcomes = work.candidates.iter().map(|z| outcome(z, &examples)).collect();
-        let canary = work.canary.map(|canary| canary_outcome(&canary));
+        let canary = work.canary.map(|canary| {
+            let (loss, predicted) = work::outcome(key(&canary.z), canary.example);
+            v1::CanaryOutcome { loss, predicted }
+        });
         self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary })));
     }
 }
 
-fn canary_outcome(canary: &v1::Canary) -> v1::CanaryOutcome {
-    let alone = outcome(&canary.z, &v1::Range { start: canary.example, end: canary.example + 1 });
-    let loss = alone.losses.first_chunk().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes));
-    v1::CanaryOutcome { loss, predicted: alone.predicted.first().copied().unwrap_or_default() }
+fn key(z: &[u8]) -> u32 {
+    let (numbers, _) = z.as_chunks::<4>();
+    work::key(numbers.iter().map(|&number| u32::from_le_bytes(number)))
 }
 
 fn outcome(z: &[u8], examples: &v1::Range) -> v1::Outcome {
-    let (numbers, _) = z.as_chunks::<4>();
-    let key = work::key(numbers.iter().map(|&number| u32::from_le_bytes(number)));
+    let key = key(z);
     let outcomes = (examples.start..examples.end).map(|example| work::outcome(key, example));
     let (losses, predicted): (Vec<f32>, Vec<u32>) = outcomes.unzip();
     let losses = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();

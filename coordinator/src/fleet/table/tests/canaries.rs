@@ -101,7 +101,7 @@ fn of_three_the_one_that_lies_is_sent_away_and_its_work_done_again() {
         assert_eq!(*id, court.ids[liar]);
         assert!(text.starts_with(&format!("evaluator e{liar} is quarantined")), "{text}");
         assert!(text.contains("finds loss 0.001, the others 0;"), "{text}");
-        assert_eq!(court.world.quarantined, [text.clone()]);
+        assert_eq!(court.world.quarantined, std::slice::from_ref(text));
         let again = court.world.join_as(Hello { name: format!("e{liar}"), ..hello("m") });
         assert_eq!(again, Err(Refusal::Model(text.clone())));
     }
