@@ -59,6 +59,9 @@ pub enum Event {
         seconds: f64,
         /// Evaluators that answered.
         evaluators: usize,
+        /// Candidates that had not come in by `search.deadline`, if any: they rank last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        missing: Option<usize>,
     },
     /// The budget is spent.
     End {

@@ -1,5 +1,7 @@
 //! Racing over the fleet: the order of the examples, and a generation in stages (`search::race` says which).
 
+use std::time::Duration;
+
 use shared::ids::{ContextVersion, RunId};
 use shared::messages::{ExampleSet, Prompted};
 
@@ -39,7 +41,7 @@ fn reordered(inputs: &Inputs, order: impl Iterator<Item = usize>) -> Inputs {
     Inputs { train, train_rows, ..inputs.clone() }
 }
 
-/// Evaluates a generation stage by stage: its losses, and how many examples each candidate has seen.
+/// Evaluates a generation stage by stage, each within the deadline: its losses, and how many examples each candidate has seen.
 ///
 /// # Errors
 /// As [`Handle::offer`].
@@ -48,12 +50,14 @@ pub async fn evaluate(
     run: RunId,
     proposal: &Proposal,
     mut race: Race,
+    deadline: Option<Duration>,
 ) -> Result<(Gathered, Vec<u32>), FleetError> {
     let candidates = proposal.candidates();
     while let Some(stage) = race.next() {
         let chosen = stage.candidates.iter().map(|&candidate| candidates[candidate].clone()).collect();
         let examples = stage.examples.clone();
-        let ticket = fleet.offer(run, proposal.version, proposal.layer, chosen, examples).await?;
+        let ticket =
+            fleet.offer_within(run, proposal.version, proposal.layer, chosen, examples, deadline).await?;
         race.take(&stage, ticket.gathered().await?);
     }
     let seen = race.seen();

@@ -126,12 +126,12 @@ impl Evaluator {
 /// An answer that has the lease's shape and no sense.
 fn nonsense(lease: &v1::Lease) -> v1::Answer {
     let Some(v1::lease::Work::Evaluate(work)) = &lease.work else {
-        return v1::Answer { lease: lease.id, outcomes: Vec::new() };
+        return v1::Answer { lease: lease.id, outcomes: Vec::new(), canary: None };
     };
     let examples = work.examples.unwrap();
     let n = (examples.end - examples.start) as usize;
     let outcome = v1::Outcome { losses: vec![0; 4 * n], predicted: vec![0; n], logits: Vec::new() };
-    v1::Answer { lease: lease.id, outcomes: vec![outcome; work.candidates.len()] }
+    v1::Answer { lease: lease.id, outcomes: vec![outcome; work.candidates.len()], canary: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +139,7 @@ async fn answers_to_leases_of_others_are_refused() {
     let home = Home::open(ServeOptions::default()).await;
     for lease in 1..40 {
         let mut thief = Evaluator::join(home.address()).await;
-        let answer = v1::Answer { lease, outcomes: vec![v1::Outcome::default(); 12] };
+        let answer = v1::Answer { lease, outcomes: vec![v1::Outcome::default(); 12], canary: None };
         thief.say(report::Kind::Answer(answer)).await;
         assert_eq!(thief.reason().await, format!("it answered lease-{lease}, which it does not hold"));
     }
@@ -214,7 +214,7 @@ async fn no_report_may_be_larger_than_what_was_asked_for() {
     let mut evaluator = Evaluator::join(home.address()).await;
     let lease = evaluator.lease().await;
     let outcomes = vec![v1::Outcome { losses: vec![0; 400], ..v1::Outcome::default() }; 1000];
-    evaluator.say(report::Kind::Answer(v1::Answer { lease: lease.id, outcomes })).await;
+    evaluator.say(report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary: None })).await;
     assert!(evaluator.reason().await.contains("a report of 4"));
     home.unharmed().await;
 }
@@ -238,6 +238,7 @@ async fn garbage_is_cut_off() {
             let mut connection = Connection::open(home.address()).await;
             connection.send(&begin).await;
             connection.send(&garbage).await;
+            connection.finish().await;
             connection.end().await;
         }
     }

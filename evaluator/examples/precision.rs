@@ -88,6 +88,7 @@ fn losses(spec: &RunSpec, prepare: &Prepare, dtype: Dtype) -> Vec<(usize, Vec<f6
             layer: Layer(layer as u32),
             candidates: z.chunks(search.dim).map(<[f32]>::to_vec).collect(),
             examples: 0..prepare.train.len() as u32,
+            canary: None,
         };
         let lease = Lease { id: LeaseId(1), run: RunId(1), version: ContextVersion(0), work };
         let answer = session.work(&lease).unwrap();

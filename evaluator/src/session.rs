@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 use shared::ids::ContextVersion;
 use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Lease, Outcome, Prepare, Prompted, Ready, Refusal, Start, Work,
+    Answer, Canary, CanaryOutcome, ContextUpdate, ExampleSet, Lease, Outcome, Prepare, Prompted, Ready,
+    Refusal, Start, Work,
 };
 use shared::projection::{Kind, Projection};
 use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
@@ -173,13 +174,25 @@ impl Session {
                 lease.version, self.version
             )));
         }
-        let outcomes = match &lease.work {
-            Work::Evaluate { layer, candidates, examples } => {
-                self.evaluate(layer.index(), candidates, index_range(examples))?
+        let (outcomes, canary) = match &lease.work {
+            Work::Evaluate { layer, candidates, examples, canary } => {
+                let outcomes = self.evaluate(layer.index(), candidates, index_range(examples))?;
+                let canary = canary.as_ref().map(|canary| self.canary(layer.index(), canary)).transpose()?;
+                (outcomes, canary)
             }
-            Work::Score { prompt, examples } => vec![self.score(*prompt, examples)?],
+            Work::Score { prompt, examples } => (vec![self.score(*prompt, examples)?], None),
         };
-        Ok(Answer { lease: lease.id, outcomes })
+        Ok(Answer { lease: lease.id, outcomes, canary })
+    }
+
+    /// On its own, so that it is the same piece of arithmetic on every evaluator.
+    fn canary(&mut self, layer: usize, canary: &Canary) -> Result<CanaryOutcome, Refusal> {
+        let example = canary.example..canary.example.saturating_add(1);
+        let outcomes = self.evaluate(layer, std::slice::from_ref(&canary.z), index_range(&example))?;
+        let found =
+            outcomes.first().and_then(|outcome| Some((outcome.losses.first()?, outcome.predicted.first()?)));
+        let (&loss, &predicted) = found.ok_or_else(|| failed("a canary without a loss"))?;
+        Ok(CanaryOutcome { loss, predicted })
     }
 
     fn evaluate(
@@ -189,6 +202,9 @@ impl Session {
         examples: Range<usize>,
     ) -> Result<Vec<Outcome>, Refusal> {
         let labels = labels(self.settings.train.get(examples.clone()))?;
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
         let prompts = self.made(layer, candidates)?;
         let logits = self.engine.evaluate(layer, &prompts, examples).map_err(failed)?;
         let loss = self.settings.loss;

@@ -58,7 +58,7 @@ fn outcomes(model: &Arc<Model>, injection: Injection) -> (Vec<f32>, Vec<Outcome>
     let candidates = vec![vec![0.1, 0.2, 0.3], vec![-0.5, 0.4, 0.0], vec![1.0, 0.0, -1.0]];
     let score = |prompt, examples| Work::Score { prompt, examples };
     let works = [
-        Work::Evaluate { layer: Layer(1), candidates, examples: 0..4 },
+        Work::Evaluate { layer: Layer(1), candidates, examples: 0..4, canary: None },
         score(Prompted::Context, ExampleSet::Dev(1..4)),
         score(Prompted::Manual, ExampleSet::Inline(examples())),
     ];

@@ -82,7 +82,7 @@ impl Link {
 
     async fn lease(&self, id: u64, version: u64) {
         let candidates = vec![vec![0.1, 0.2, 0.3], vec![1.0, 0.0, -1.0]];
-        let work = Work::Evaluate { layer: Layer(1), candidates, examples: 0..2 };
+        let work = Work::Evaluate { layer: Layer(1), candidates, examples: 0..2, canary: None };
         self.send(Order::Lease(Lease { id: LeaseId(id), run: RUN, version: ContextVersion(version), work }))
             .await;
     }

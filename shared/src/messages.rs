@@ -168,6 +168,8 @@ pub enum Work {
         candidates: Vec<Vec<f32>>,
         /// Which training examples.
         examples: Range<u32>,
+        /// Evaluated beside them; there may then be no candidates.
+        canary: Option<Canary>,
     },
     /// Losses, predictions and logits of one deep prompt.
     Score {
@@ -176,6 +178,16 @@ pub enum Work {
         /// On what.
         examples: ExampleSet,
     },
+}
+
+/// One candidate of the layer on one training example, the same for every evaluator of a generation: their losses must
+/// agree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    /// The candidate, `[d]`.
+    pub z: Vec<f32>,
+    /// The training example.
+    pub example: u32,
 }
 
 /// The deep prompt a score is taken with.
@@ -260,6 +272,17 @@ pub struct Answer {
     pub lease: LeaseId,
     /// One a candidate, in the lease's order; exactly one for a score.
     pub outcomes: Vec<Outcome>,
+    /// Of the lease's canary, where it brought one.
+    pub canary: Option<CanaryOutcome>,
+}
+
+/// What a canary has scored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CanaryOutcome {
+    /// Its loss.
+    pub loss: f32,
+    /// The predicted class.
+    pub predicted: u32,
 }
 
 /// One candidate's results on the examples of a lease.

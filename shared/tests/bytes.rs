@@ -11,8 +11,8 @@ use shared::frame;
 use shared::gguf::Head;
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready,
-    Refusal, Refused, Report, Start, Work,
+    Answer, Canary, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome,
+    Prepare, Prompted, Ready, Refusal, Refused, Report, Start, Work,
 };
 use shared::spec::{Dtype, Init, Injection, Method, ProjectionKind, ReadOut, RunFile};
 use shared::task::{Example, Loss, Metric, Template, dataset};
@@ -59,7 +59,12 @@ fn orders_of() -> Vec<Order> {
             layer: Layer(7),
             z: z.clone(),
         }),
-        lease(Work::Evaluate { layer: Layer(2), candidates: vec![z; 3], examples: 4..9 }),
+        lease(Work::Evaluate {
+            layer: Layer(2),
+            candidates: vec![z.clone(); 3],
+            examples: 4..9,
+            canary: Some(Canary { z, example: 4 }),
+        }),
         lease(Work::Score { prompt: Prompted::Context, examples: inline }),
         Order::Forget(RunId(1)),
         Order::Drain,
@@ -80,7 +85,11 @@ fn reports_of() -> Vec<Report> {
             flops: vec![1e9; 3],
             memory_bytes: 1 << 30,
         })),
-        Report::Answer(Answer { lease: LeaseId(9), outcomes: vec![outcome; 4] }),
+        Report::Answer(Answer {
+            lease: LeaseId(9),
+            outcomes: vec![outcome; 4],
+            canary: Some(CanaryOutcome { loss: 0.5, predicted: 1 }),
+        }),
         Report::Refused(Refused { run: RunId(1), lease: Some(LeaseId(3)), refusal }),
         Report::Heartbeat { progress: 12 },
         Report::Leaving,

@@ -87,6 +87,9 @@ pub(super) fn run_line(run: &RunStatus) -> String {
 
 /// One evaluator.
 pub(super) fn evaluator_line(e: &EvaluatorStatus) -> String {
+    if e.state() == evaluator_status::State::Quarantined {
+        return format!("{}  {}: {}", e.name, evaluator_state(e.state()), e.message);
+    }
     let pace = e.calls_per_second.map(|calls| format!("  {calls:.1} calls/s")).unwrap_or_default();
     format!(
         "{}  {}  {}  {}  {} leases in flight, {} answered{pace}, last heard {:.1} s ago",
@@ -123,6 +126,7 @@ fn evaluator_json(evaluator: &EvaluatorStatus) -> Value {
         "id": evaluator.id, "name": evaluator.name, "device": evaluator.device, "model": evaluator.model,
         "state": evaluator_state(evaluator.state()), "leases": evaluator.leases, "answered": evaluator.answered,
         "calls_per_second": evaluator.calls_per_second, "idle_seconds": evaluator.idle_seconds,
+        "message": evaluator.message,
     })
 }
 
@@ -187,10 +191,11 @@ mod tests {
         let nobody = lines(&ListResponse::default());
         assert_eq!(nobody, ["no evaluators"]);
         let mut one = EvaluatorStatus { name: "a".to_owned(), ..EvaluatorStatus::default() };
-        one.set_state(evaluator_status::State::Quarantined);
         one.calls_per_second = Some(2.5);
-        let line = evaluator_line(&one);
-        assert!(line.contains("quarantined") && line.contains("2.5 calls/s"), "{line}");
+        assert!(evaluator_line(&one).contains("2.5 calls/s"), "{}", evaluator_line(&one));
+        one.set_state(evaluator_status::State::Quarantined);
+        one.message = "its canary differs".to_owned();
+        assert_eq!(evaluator_line(&one), "a  quarantined: its canary differs");
     }
 
     #[test]

@@ -104,6 +104,30 @@ impl Assembly {
             && piece.candidates.clone().any(|c| piece.examples.clone().any(|example| self.open(c, example)))
     }
 
+    /// Takes out what one evaluator has answered; says whether that was anything.
+    pub(super) fn unfill(&mut self, by: EvaluatorId) -> bool {
+        let Some(cells) = self.filled.remove(&by) else { return false };
+        self.by.iter_mut().filter(|owner| **owner == by).for_each(|owner| *owner = NOBODY);
+        self.missing += cells;
+        true
+    }
+
+    /// Candidates with cells that have no answer.
+    pub(super) fn incomplete(&self) -> impl Iterator<Item = usize> {
+        let rows = self.by.chunks_exact(self.examples.max(1)).enumerate();
+        rows.filter(|(_, row)| row.contains(&NOBODY)).map(|(candidate, _)| candidate)
+    }
+
+    /// Makes the losses of incomplete candidates infinite; says how many they are.
+    pub(super) fn give_up(&mut self) -> usize {
+        let incomplete: Vec<usize> = self.incomplete().collect();
+        for &candidate in &incomplete {
+            self.outcomes[candidate].losses.fill(f32::INFINITY);
+            self.outcomes[candidate].predicted.fill(0);
+        }
+        incomplete.len()
+    }
+
     /// Cells without an answer.
     pub(super) fn missing(&self) -> usize {
         self.missing
@@ -170,6 +194,31 @@ mod tests {
         assembly.place(&both, EvaluatorId(9), &[outcome(&[7.0, 7.0], 0)]);
         assert_eq!(assembly.evaluators().collect::<Vec<_>>(), [EvaluatorId(3), EvaluatorId(4)]);
         assert_eq!(assembly.outcomes()[0].losses, [1.0, 6.0]);
+    }
+
+    #[test]
+    fn what_one_has_answered_can_be_taken_out() {
+        let mut assembly = Assembly::new(1, 3, 2, false);
+        let (first, whole) = (Piece { candidates: 0..1, examples: 0..1 }, assembly.whole());
+        assembly.place(&first, EvaluatorId(4), &[outcome(&[1.0], 0)]);
+        assembly.place(&whole, EvaluatorId(3), &[outcome(&[5.0, 6.0, 7.0], 0)]);
+        assert!(assembly.unfill(EvaluatorId(3)) && !assembly.unfill(EvaluatorId(3)));
+        assert_eq!((assembly.missing(), assembly.open(0, 0), assembly.open(0, 1)), (2, false, true));
+        assembly.place(&whole, EvaluatorId(4), &[outcome(&[8.0, 8.0, 8.0], 0)]);
+        assert_eq!(assembly.outcomes()[0].losses, [1.0, 8.0, 8.0]);
+    }
+
+    #[test]
+    fn candidates_that_have_not_come_in_are_the_worst() {
+        let mut assembly = Assembly::new(2, 2, 2, false);
+        let piece = Piece { candidates: 0..1, examples: 0..2 };
+        assembly.place(&piece, BY, &[outcome(&[1.0, 2.0], 0)]);
+        let piece = Piece { candidates: 1..2, examples: 0..1 };
+        assembly.place(&piece, BY, &[outcome(&[0.5], 0)]);
+        assert_eq!(assembly.give_up(), 1);
+        let outcomes = assembly.outcomes();
+        assert_eq!(outcomes[0].losses, [1.0, 2.0]);
+        assert_eq!(outcomes[1].losses, [f32::INFINITY; 2]);
     }
 
     #[test]

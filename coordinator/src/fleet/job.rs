@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, Layer, LeaseId, RunId};
-use shared::messages::{ExampleSet, Outcome, Prepare, Prompted, Ready, Refusal, Work};
-use shared::task::Example;
+use shared::messages::{Canary, ExampleSet, Outcome, Prepare, Prompted, Ready, Refusal, Work};
+use shared::task::{Example, Loss};
 
+use super::canary::Canaries;
 use super::cut::{Blame, Limits, Piece, Waiting, rectangles};
 use super::gather::Assembly;
 
 /// What a job asks for.
 #[derive(Clone, Debug)]
 pub(super) enum Task {
-    /// Losses of candidates of one layer on these training examples.
-    Evaluate { layer: Layer, candidates: Vec<Vec<f32>>, examples: Range<u32> },
+    /// Losses of candidates of one layer on these training examples, or what of them there is by the deadline.
+    Evaluate { layer: Layer, candidates: Vec<Vec<f32>>, examples: Range<u32>, deadline: Option<Duration> },
     /// Losses, predictions and logits of one deep prompt.
     Score { prompt: Prompted, examples: ExampleSet },
 }
@@ -48,6 +49,9 @@ pub(super) struct Job {
     pub(super) out: BTreeSet<LeaseId>,
     /// The longest that an answered lease took.
     pub(super) slowest: Option<Duration>,
+    /// When somebody could begin with it.
+    pub(super) begun: Option<Instant>,
+    pub(super) canaries: Canaries,
     task: Task,
     limits: Limits,
     assembly: Assembly,
@@ -86,6 +90,8 @@ impl Job {
             shares: BTreeMap::new(),
             out: BTreeSet::new(),
             slowest: None,
+            begun: None,
+            canaries: Canaries::new(prepare.loss == Loss::Metric),
             task,
             limits,
             assembly,
@@ -141,14 +147,16 @@ impl Job {
         self.waiting.extend(again.into_iter().map(|piece| Waiting { piece, blame: blame.clone() }));
     }
 
-    /// The work of a piece, as a lease carries it.
-    pub(super) fn work(&self, piece: &Piece) -> Work {
+    /// The work of a piece, as a lease carries it; with the job's canary, where it is asked for.
+    pub(super) fn work(&self, piece: &Piece, canary: bool) -> Work {
         let (rows, columns) = (piece.candidates.clone(), piece.examples.clone());
         let within = |start: u32| start + columns.start..start + columns.end;
         match &self.task {
-            Task::Evaluate { layer, candidates, examples } => {
+            Task::Evaluate { layer, candidates, examples, .. } => {
+                let first = candidates.first().filter(|_| canary);
+                let canary = first.map(|z| Canary { z: z.clone(), example: examples.start });
                 let candidates = candidates.iter().skip(rows.start).take(rows.len()).cloned().collect();
-                Work::Evaluate { layer: *layer, candidates, examples: within(examples.start) }
+                Work::Evaluate { layer: *layer, candidates, examples: within(examples.start), canary }
             }
             Task::Score { prompt, examples } => {
                 let examples = match examples {
@@ -198,14 +206,37 @@ impl Job {
         self.assembly.wants(piece)
     }
 
+    /// Whether its deadline has passed and at least half of its candidates have come in: a search bears a few that have
+    /// not, and learns nothing from fewer.
+    pub(super) fn expired(&self, now: Instant) -> bool {
+        let Task::Evaluate { deadline: Some(deadline), candidates, .. } = &self.task else { return false };
+        let late = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= *deadline);
+        late && 2 * self.assembly.incomplete().count() <= candidates.len()
+    }
+
+    /// Gives the candidates that have not come in the worst loss there is; says how many they are.
+    pub(super) fn give_up(&mut self) -> usize {
+        self.assembly.give_up()
+    }
+
     /// Whether every cell has been answered.
     pub(super) fn complete(&self) -> bool {
         self.assembly.missing() == 0
     }
 
-    /// Whose answers counted.
-    pub(super) fn evaluators(&self) -> usize {
-        self.assembly.evaluators().count()
+    /// Whose answers count.
+    pub(super) fn evaluators(&self) -> Vec<EvaluatorId> {
+        self.assembly.evaluators().collect()
+    }
+
+    /// Takes out what one evaluator has answered; says whether that was anything.
+    pub(super) fn unfill(&mut self, by: EvaluatorId) -> bool {
+        self.assembly.unfill(by)
+    }
+
+    /// All of it.
+    pub(super) fn whole(&self) -> Piece {
+        self.assembly.whole()
     }
 
     /// One outcome a candidate.

@@ -4,6 +4,7 @@
 //! `table` and everything reaches it through one inbox: requests of handles, reports, ends of links, and
 //! its own clock. It never waits for a send: a link holds few leases, and one whose channel is full is dropped.
 
+mod canary;
 mod cut;
 mod gather;
 mod job;
@@ -115,6 +116,8 @@ pub struct Gathered {
     pub predicted: Vec<Vec<u32>>,
     /// Evaluators whose answers counted.
     pub evaluators: usize,
+    /// Candidates that had not come in by the deadline: their losses are infinite.
+    pub missing: usize,
 }
 
 /// Who takes part.
@@ -122,6 +125,17 @@ pub struct Gathered {
 pub struct FleetStatus {
     /// In the order they came.
     pub evaluators: Vec<EvaluatorStatus>,
+    /// Who has been sent away for good, and why.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// An evaluator whose canary did not agree with the others'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its name; no other under it is let in.
+    pub name: String,
+    /// What it found, and what the others.
+    pub reason: String,
 }
 
 /// One evaluator.
@@ -139,6 +153,8 @@ pub struct EvaluatorStatus {
     pub leases: usize,
     /// Leases answered.
     pub answered: u64,
+    /// Calls a second of a run that it serves, once measured.
+    pub calls_per_second: Option<f64>,
     /// When it was last heard of.
     pub last_report: Instant,
     /// Whether it is still making a run ready.
@@ -243,7 +259,24 @@ impl Handle {
         candidates: Vec<Vec<f32>>,
         examples: Range<u32>,
     ) -> Result<Ticket, FleetError> {
-        self.put(run, version, Task::Evaluate { layer, candidates, examples }).await
+        self.put(run, version, Task::Evaluate { layer, candidates, examples, deadline: None }).await
+    }
+
+    /// As [`Handle::offer`]; with a `deadline` it ends so long after it was begun, as soon as half of the candidates
+    /// have come in: the losses of the others are infinite.
+    ///
+    /// # Errors
+    /// As [`Handle::offer`].
+    pub async fn offer_within(
+        &self,
+        run: RunId,
+        version: ContextVersion,
+        layer: Layer,
+        candidates: Vec<Vec<f32>>,
+        examples: Range<u32>,
+        deadline: Option<Duration>,
+    ) -> Result<Ticket, FleetError> {
+        self.put(run, version, Task::Evaluate { layer, candidates, examples, deadline }).await
     }
 
     /// Losses, predictions and logits of one deep prompt, in example order.
@@ -304,9 +337,9 @@ impl Ticket {
     /// # Errors
     /// Why the run failed, or [`FleetError::Closed`].
     pub async fn gathered(self) -> Result<Gathered, FleetError> {
-        let Collected { outcomes, evaluators } = self.collected().await?;
+        let Collected { outcomes, evaluators, missing } = self.collected().await?;
         let (losses, predicted) = outcomes.into_iter().map(|o| (o.losses, o.predicted)).unzip();
-        Ok(Gathered { losses, predicted, evaluators })
+        Ok(Gathered { losses, predicted, evaluators, missing })
     }
 
     async fn collected(self) -> Result<Collected, FleetError> {

@@ -8,7 +8,7 @@ use shared::messages::{ContextUpdate, Hello, Order, Prepare, Refusal, Report, St
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::job::Task;
 use super::table::{Action, Collected, JobId, Table};
@@ -199,6 +199,7 @@ impl Owner {
                 }
                 self.publish.send_replace(self.table.status());
             }
+            Action::Quarantined(reason) => error!("{reason}"),
             Action::Begun(run, begun) => {
                 if let Some(reply) = self.begins.remove(&run) {
                     answer(reply, begun);

@@ -16,6 +16,8 @@ pub(super) struct Run {
     pub(super) failed: Option<Refusal>,
     /// Operations handed out for it, or what it is taken to have had.
     pub(super) served: f64,
+    /// Evaluators that have prepared it.
+    pub(super) serving: usize,
     /// The run's model, and whether it was given rather than taken from the first evaluator.
     model: Option<ModelIdentity>,
     given: bool,
@@ -36,6 +38,7 @@ impl Run {
             ready: None,
             failed: None,
             served: 0.0,
+            serving: 0,
             given: expected.model.is_some(),
             model: expected.model,
             named: expected.named,
@@ -127,6 +130,13 @@ impl Run {
         Ok(())
     }
 
+    /// Operations of one call, the mean over the layers; none before the run is ready.
+    pub(super) fn operations(&self) -> Option<f64> {
+        let flops = &self.ready.as_ref()?.flops;
+        let mean = flops.iter().sum::<f64>() / flops.len() as f64;
+        (mean > 0.0).then_some(mean)
+    }
+
     /// What whoever began the run is told.
     pub(super) fn begun(&self) -> Option<Begun> {
         Some(Begun { ready: self.ready.clone()?, model: self.model.clone()? })
@@ -195,6 +205,6 @@ impl Run {
 }
 
 /// `cuda` of `cuda:0`.
-fn device_kind(device: &str) -> &str {
+pub(super) fn device_kind(device: &str) -> &str {
     device.split(':').next().unwrap_or(device)
 }

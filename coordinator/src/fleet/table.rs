@@ -3,12 +3,13 @@
 //! Events come in with the time they happened at, actions go out. There is one way to lose an evaluator
 //! ([`Table::remove`]) and one way to end a job, so whatever happens, in whatever order, ends in the same
 //! place. Jobs and leases are in [`leases`], who gets what next is in [`dispatch`] by what is known of speeds ([`pace`]),
-//! and what is counted against whom when things go wrong is in [`losses`].
+//! what is counted against whom when things go wrong is in [`losses`], and who is not believed in [`quarantine`].
 
 mod dispatch;
 mod leases;
 mod losses;
 mod pace;
+mod quarantine;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Ref
 use super::cut::{Blame, Piece};
 use super::job::Job;
 use super::run::Run;
-use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Settings};
+use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Quarantined, Settings};
 use pace::Pace;
 
 /// Names a job within the fleet.
@@ -32,6 +33,8 @@ pub(super) struct Collected {
     pub(super) outcomes: Vec<Outcome>,
     /// How many evaluators' answers counted.
     pub(super) evaluators: usize,
+    /// How many candidates had not come in by the deadline.
+    pub(super) missing: usize,
 }
 
 /// What the owner has to do.
@@ -41,6 +44,8 @@ pub(super) enum Action {
     Send(EvaluatorId, Order),
     /// Close a link; the evaluator is told why, where there is a reason.
     Close(EvaluatorId, Option<Refusal>),
+    /// Somebody is not believed any more.
+    Quarantined(String),
     /// A run has been prepared by its first evaluator, or cannot be.
     Begun(RunId, Result<Begun, Refusal>),
     /// A job has come to its end.
@@ -98,6 +103,8 @@ struct Held {
     uncopied: Vec<Piece>,
     /// Operations.
     cost: f64,
+    /// Whether the job's canary came with it.
+    canary: bool,
     /// Whether its time tells the evaluator's speed.
     measured: bool,
     /// Sent before its context, which it waits for.
@@ -123,6 +130,7 @@ pub(super) struct Table {
     stirred: BTreeSet<RunId>,
     /// What the run served last had been served before that.
     level: f64,
+    quarantined: Vec<Quarantined>,
     last_id: u64,
     draining: bool,
     /// Why the sole evaluator has gone.
@@ -142,6 +150,7 @@ impl Table {
             hungry: BTreeSet::new(),
             stirred: BTreeSet::new(),
             level: 0.0,
+            quarantined: Vec::new(),
             last_id: 0,
             draining: false,
             forsaken: None,
@@ -168,11 +177,19 @@ impl Table {
             model: link.hello.model.to_string(),
             leases: link.in_flight.len(),
             answered: link.answered,
+            calls_per_second: self.calls_per_second(link),
             last_report: link.last_report,
             preparing: link.runs.values().any(|prepared| !prepared.ready),
             late: link.in_flight.iter().any(timed_out),
         };
-        FleetStatus { evaluators: self.links.iter().map(evaluator).collect() }
+        let evaluators = self.links.iter().map(evaluator).collect();
+        FleetStatus { evaluators, quarantined: self.quarantined.clone() }
+    }
+
+    fn calls_per_second(&self, link: &Link) -> Option<f64> {
+        let speed = link.pace.speed()?;
+        let call = self.runs.iter().find_map(|(id, run)| link.serves(*id).then(|| run.operations())?)?;
+        Some(speed / call)
     }
 
     // Evaluators come and go.
@@ -191,6 +208,9 @@ impl Table {
         }
         if self.draining {
             return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
+        }
+        if let Some(known) = self.quarantined.iter().find(|known| known.name == hello.name) {
+            return Err(Refusal::Model(known.reason.clone()));
         }
         if !self.settings.mixed {
             for run in self.runs.values().filter(|run| run.failed.is_none()) {
@@ -254,6 +274,7 @@ impl Table {
             self.vanished(now, id, Some(Refusal::Failed(why)));
         }
         self.time_out(now);
+        self.expire(now);
         self.stir_all();
         self.dispatch(now);
         self.copy_slowest(now);
@@ -312,7 +333,7 @@ impl Table {
             Err(Refusal::Failed(why)) => return self.cannot_serve(run_id, id, why),
             Err(refusal) => return self.remove(id, Some(refusal)),
         }
-        prepared.ready = true;
+        run.serving += usize::from(!std::mem::replace(&mut prepared.ready, true));
         if let (true, Some(begun)) = (first, run.begun()) {
             self.actions.push(Action::Begun(run_id, Ok(begun)));
         }

@@ -1,7 +1,7 @@
 //! The fleet with fake workers on real links.
 
 use shared::ids::ContextVersion;
-use shared::messages::{Answer, Lease, Outcome, Refused, Work};
+use shared::messages::{Answer, CanaryOutcome, Lease, Outcome, Refused, Work};
 use tokio::time::timeout;
 
 use super::fixtures::{RUN, examples, hello, prepare, ready};
@@ -31,7 +31,12 @@ fn answer(lease: &Lease) -> Answer {
             vec![Outcome { losses: vec![0.5; n], predicted: vec![0; n], logits: vec![1.0; 2 * n] }]
         }
     };
-    Answer { lease: lease.id, outcomes }
+    Answer { lease: lease.id, outcomes, canary: canary(&lease.work) }
+}
+
+fn canary(work: &Work) -> Option<CanaryOutcome> {
+    let Work::Evaluate { canary: Some(canary), .. } = work else { return None };
+    Some(CanaryOutcome { loss: canary.z[0] + canary.example as f32, predicted: 1 })
 }
 
 /// Works honestly; after `leases` leases it vanishes.

@@ -164,6 +164,7 @@ fn what_a_checkpoint_costs() {
         losses: (0..20).map(|loss| vec![loss as f32; 32]).collect(),
         predicted: vec![vec![0; 32]; 20],
         evaluators: 1,
+        missing: 0,
     };
     let began = std::time::Instant::now();
     let accepted = state.search.accept(&plan, shared::ids::RunId(1), proposal, &gathered, &[0; 32]).unwrap();

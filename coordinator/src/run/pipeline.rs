@@ -5,7 +5,7 @@
 //! beside what changes no number: a layer's state waits for its own losses, and the search is as one generation after the
 //! other would have left it whenever it is written down.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::ids::RunId;
 use shared::messages::Prompted;
@@ -43,6 +43,7 @@ struct Open {
     version: u64,
     seconds: f64,
     evaluators: usize,
+    missing: Option<usize>,
     lesson: Lesson,
 }
 
@@ -66,11 +67,13 @@ impl Session<'_> {
         while let Some(flight) = next.take() {
             let began = Instant::now();
             let (fleet, id) = (self.fleet, self.id);
-            let evaluated = async { Ok(evaluated(fleet, id, flight).await?) };
+            let deadline = self.deadline();
+            let evaluated = async { Ok(evaluated(fleet, id, flight, deadline).await?) };
             let ((proposal, gathered, seen), ahead) = try_join!(evaluated, self.beside(before.take()))?;
 
             // All evaluators wait from here...
             let (version, evaluators) = (proposal.version.0, gathered.evaluators);
+            let missing = (gathered.missing > 0).then_some(gathered.missing);
             let search = &mut self.state.search;
             search.spare(&self.plan, seen.as_deref().unwrap_or_default());
             let accepted = search.accept(&self.plan, self.id, proposal, &gathered, &labels)?;
@@ -80,7 +83,8 @@ impl Session<'_> {
 
             let lesson = Lesson::Telling(self.arithmetic.begin(|| telling.tell()));
             let seconds = began.elapsed().as_secs_f64();
-            let open = before.insert(Open { generation, seen, version, seconds, evaluators, lesson });
+            let open =
+                before.insert(Open { generation, seen, version, seconds, evaluators, missing, lesson });
             next = match ahead {
                 Some(flight) => Some(flight),
                 None => {
@@ -129,10 +133,18 @@ impl Session<'_> {
             Way::Raced(Search::race(&self.plan, &proposal))
         } else {
             let (candidates, all) = (proposal.candidates(), 0..self.plan.examples as u32);
-            let offered = self.fleet.offer(self.id, proposal.version, proposal.layer, candidates, all);
-            Way::Offered(offered.await?)
+            let (version, layer) = (proposal.version, proposal.layer);
+            let ticket =
+                self.fleet.offer_within(self.id, version, layer, candidates, all, self.deadline()).await?;
+            Way::Offered(ticket)
         };
         Ok(Some(Flight { proposal, way }))
+    }
+
+    /// How long a generation may take once it is at work, where the run file bounds it.
+    fn deadline(&self) -> Option<Duration> {
+        let seconds = self.inputs.spec.search.deadline?;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
     /// Waits until a generation's layer has learnt from it.
@@ -146,7 +158,7 @@ impl Session<'_> {
 
     /// Ends a generation: selects by its dev score and has it written down.
     async fn settle(&mut self, open: Open, dev: Option<DevScore>) -> Result<(), Error> {
-        let Open { generation, seen, version, seconds, evaluators, lesson } = open;
+        let Open { generation, seen, version, seconds, evaluators, missing, lesson } = open;
         let Lesson::Learnt(sigma) = lesson else {
             return Err(Error::failed("a generation is settled before its layer has learnt from it"));
         };
@@ -166,6 +178,7 @@ impl Session<'_> {
             selected,
             seconds,
             evaluators,
+            missing,
         };
         self.keeper.append(&event).await?;
         self.save();
@@ -175,12 +188,17 @@ impl Session<'_> {
 }
 
 /// Waits for a generation's losses; in a race, how many examples each candidate has seen, too.
-async fn evaluated(fleet: &Handle, run: RunId, flight: Flight) -> Result<Landed, FleetError> {
+async fn evaluated(
+    fleet: &Handle,
+    run: RunId,
+    flight: Flight,
+    deadline: Option<Duration>,
+) -> Result<Landed, FleetError> {
     let Flight { proposal, way } = flight;
     match way {
         Way::Offered(ticket) => Ok((proposal, ticket.gathered().await?, None)),
         Way::Raced(race) => {
-            let (gathered, seen) = racing::evaluate(fleet, run, &proposal, race).await?;
+            let (gathered, seen) = racing::evaluate(fleet, run, &proposal, race, deadline).await?;
             Ok((proposal, gathered, Some(seen)))
         }
     }

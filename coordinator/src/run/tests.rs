@@ -82,7 +82,7 @@ fn answer(lease: &Lease) -> Report {
             vec![Outcome { logits: vec![0.0; 2 * examples.len()], ..outcome(1.0, examples.len()) }]
         }
     };
-    Report::Answer(Answer { lease: lease.id, outcomes })
+    Report::Answer(Answer { lease: lease.id, outcomes, canary: None })
 }
 
 /// Whether a lease may be answered, given the versions that candidates have been seen of: neither a generation's losses

@@ -33,13 +33,23 @@ pub struct Race {
     predicted: Vec<Vec<u32>>,
     /// Evaluators that took part in the largest stage.
     evaluators: usize,
+    /// Candidates that have not come in by a stage's deadline.
+    missing: usize,
 }
 
 impl Race {
     /// `population` candidates, of which the best `mu` must be found, on so many examples.
     pub fn new(loss: Loss, population: usize, mu: usize, examples: usize) -> Self {
         let losses = vec![Vec::new(); population];
-        Self { loss, examples, mu, predicted: vec![Vec::new(); population], losses, evaluators: 0 }
+        Self {
+            loss,
+            examples,
+            mu,
+            predicted: vec![Vec::new(); population],
+            losses,
+            evaluators: 0,
+            missing: 0,
+        }
     }
 
     /// What must be evaluated next; `None` when the better half is known.
@@ -70,6 +80,7 @@ impl Race {
             self.predicted[candidate].extend(predicted);
         }
         self.evaluators = self.evaluators.max(gathered.evaluators);
+        self.missing += gathered.missing;
     }
 
     /// How many examples each candidate has seen.
@@ -85,7 +96,8 @@ impl Race {
             losses.extend(&usual[losses.len()..]);
             predicted.resize(self.examples, 0);
         }
-        Gathered { losses: self.losses, predicted: self.predicted, evaluators: self.evaluators }
+        let Self { losses, predicted, evaluators, missing, .. } = self;
+        Gathered { losses, predicted, evaluators, missing }
     }
 
     /// Ends of the stages: half, three quarters, seven eighths, all.

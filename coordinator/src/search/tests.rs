@@ -25,7 +25,7 @@ fn plan() -> Plan {
 fn gathered(proposal: &Proposal) -> Gathered {
     let loss = |z: &Vec<f32>| vec![z.iter().map(|x| (x - 1.0).powi(2)).sum::<f32>()];
     let losses: Vec<Vec<f32>> = proposal.candidates().iter().map(loss).collect();
-    Gathered { predicted: vec![vec![0]; losses.len()], losses, evaluators: 1 }
+    Gathered { predicted: vec![vec![0]; losses.len()], losses, evaluators: 1, missing: 0 }
 }
 
 /// The next population, or the one `ahead` generations after it.

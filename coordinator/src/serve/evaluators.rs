@@ -135,8 +135,8 @@ async fn receive(
         match stream.message().await {
             Ok(Some(report)) => {
                 let report = Report::try_from(report).map_err(unreadable)?;
-                let due = asked.report(Instant::now(), &report).map_err(Refusal::Failed)?;
-                if due && reports.send(report).await.is_err() {
+                let wanted = asked.report(Instant::now(), &report).map_err(Refusal::Failed)?;
+                if wanted && reports.send(report).await.is_err() {
                     return Ok(()); // the fleet has ended
                 }
             }

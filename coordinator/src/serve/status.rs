@@ -43,7 +43,8 @@ pub(super) fn run(id: u64, progress: &Progress, folder: &Path) -> RunStatus {
 
 /// All evaluators.
 pub(super) fn evaluators(fleet: &FleetStatus, now: Instant) -> Vec<EvaluatorStatus> {
-    fleet.evaluators.iter().map(|one| evaluator(one, now)).collect()
+    let here = fleet.evaluators.iter().map(|one| evaluator(one, now));
+    here.chain(fleet.quarantined.iter().map(quarantined)).collect()
 }
 
 fn evaluator(one: &fleet::EvaluatorStatus, now: Instant) -> EvaluatorStatus {
@@ -57,8 +58,16 @@ fn evaluator(one: &fleet::EvaluatorStatus, now: Instant) -> EvaluatorStatus {
         answered: one.answered,
         idle_seconds: unheard.as_secs_f64(),
         state: evaluator_state(one, unheard).into(),
-        calls_per_second: None,
+        calls_per_second: one.calls_per_second,
+        message: String::new(),
     }
+}
+
+/// Who has been sent away for good is told of for as long as the coordinator lives.
+fn quarantined(one: &fleet::Quarantined) -> EvaluatorStatus {
+    let (name, message) = (one.name.clone(), one.reason.clone());
+    let state = evaluator_status::State::Quarantined.into();
+    EvaluatorStatus { name, state, message, ..EvaluatorStatus::default() }
 }
 
 fn evaluator_state(one: &fleet::EvaluatorStatus, unheard: Duration) -> evaluator_status::State {
@@ -89,6 +98,7 @@ mod tests {
             model: String::new(),
             leases,
             answered: 0,
+            calls_per_second: None,
             last_report: Instant::now(),
             preparing,
             late,
@@ -102,6 +112,15 @@ mod tests {
         ] {
             assert_eq!(evaluator_state(&status, seconds(unheard)), state, "{status:?}");
         }
+    }
+
+    #[test]
+    fn who_is_quarantined_is_told_of_with_the_reason() {
+        let one = fleet::Quarantined { name: "liar".to_owned(), reason: "1 where others find 2".to_owned() };
+        let told =
+            evaluators(&FleetStatus { quarantined: vec![one], ..FleetStatus::default() }, Instant::now());
+        assert_eq!((told.len(), told[0].state()), (1, evaluator_status::State::Quarantined));
+        assert_eq!((told[0].name.as_str(), told[0].message.as_str()), ("liar", "1 where others find 2"));
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Connection {
         let _ = self.io.write_all(bytes).await; // as above
     }
 
+    /// Sends no more.
+    pub(crate) async fn finish(&mut self) {
+        let _ = self.io.shutdown().await; // the other side may have closed already
+    }
+
     /// Waits until the other side has closed.
     pub(crate) async fn end(&mut self) {
         let _ = within(self.io.read_to_end(&mut Vec::new())).await; // closed or reset

@@ -14,8 +14,8 @@ use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::Security;
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{
-    Answer, ContextUpdate, ExampleSet, Hello, Lease, Order, Outcome, Prepare, Prompted, Ready, Report, Start,
-    Work,
+    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, Order, Outcome, Prepare, Prompted, Ready,
+    Report, Start, Work,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,8 +25,7 @@ use tokio::time::{sleep, timeout};
 #[path = "../../src/fleet/fixtures.rs"]
 mod fixtures;
 
-pub(crate) const RUN: RunId = fixtures::RUN;
-use fixtures::{examples, ready};
+use fixtures::{RUN, examples, ready};
 
 pub(crate) const DIM: usize = 50;
 
@@ -67,6 +66,15 @@ pub(crate) fn outcomes(work: &Work, context: &[Vec<f32>]) -> Vec<Outcome> {
     }
 }
 
+/// What it finds of a canary.
+pub(crate) fn canary(work: &Work, context: &[Vec<f32>]) -> Option<CanaryOutcome> {
+    let Work::Evaluate { layer, canary: Some(canary), .. } = work else { return None };
+    let examples = canary.example..canary.example + 1;
+    let alone = Work::Evaluate { layer: *layer, candidates: vec![canary.z.clone()], examples, canary: None };
+    let outcome = &outcomes(&alone, context)[0];
+    Some(CanaryOutcome { loss: outcome.losses[0], predicted: outcome.predicted[0] })
+}
+
 /// A worker without a model.
 pub(crate) async fn fake(
     mut orders: mpsc::Receiver<Order>,
@@ -87,7 +95,8 @@ pub(crate) async fn fake(
             }
             Order::Lease(Lease { id, work, .. }) => {
                 sleep(pause).await;
-                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context) })
+                let canary = canary(&work, &context);
+                Report::Answer(Answer { lease: id, outcomes: outcomes(&work, &context), canary })
             }
             Order::Forget(_) => continue,
             Order::Drain => Report::Leaving,

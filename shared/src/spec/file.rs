@@ -183,7 +183,13 @@ impl RunFile {
             select: self.name("search.select")?,
             dev_every: self.positive("search.dev_every")? as u64,
             racing: self.truth("search.racing")?,
+            deadline: self.deadline()?,
         })
+    }
+
+    fn deadline(&self) -> Result<Option<f64>, SpecError> {
+        let given = self.keys.contains_key("search.deadline");
+        given.then(|| self.above_zero("search.deadline")).transpose()
     }
 
     fn run(&self) -> Result<RunSettings, SpecError> {

@@ -105,6 +105,11 @@ pub const KEYS: &[Key] = &[
         "false",
         "whether a candidate that cannot enter the better half any more is spared its remaining examples (docs/method.md)",
     ),
+    key(
+        "search.deadline",
+        "none",
+        "seconds after which a generation ends, once half of its candidates are in: the others rank last, and the result depends on time (docs/fleet.md)",
+    ),
     key("run.folder", "\"runs/NAME-SEED\"", "where the run's files go (relative to the run file)"),
     key("run.threads", "0", "threads of the embedded evaluator, at most 4096; 0 means all cores"),
     key(

@@ -241,6 +241,9 @@ pub struct SearchSpec {
     /// a run file which does not know the key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub racing: bool,
+    /// Seconds after which a generation ends with what has come in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<f64>,
 }
 
 /// `[run]`.

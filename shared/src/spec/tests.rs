@@ -171,6 +171,7 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.select", Some("loss"), true),
     ("search.dev_every", Some("6"), true),
     ("search.racing", Some("true"), true),
+    ("search.deadline", Some("2.5"), true),
     ("run.folder", Some("elsewhere"), false),
     ("run.threads", Some("3"), false),
     ("run.max_batch_tokens", Some("auto"), false),

@@ -153,7 +153,7 @@ pub fn population_loss(
 ) -> f64 {
     let mean = mean(per_example);
     match (loss, metric) {
-        (Loss::Metric, Metric::F1) if !mean.is_nan() => -f1(predicted, labels),
+        (Loss::Metric, Metric::F1) if mean.is_finite() => -f1(predicted, labels),
         _ => mean,
     }
 }

@@ -7,7 +7,7 @@ use proto::v1::order;
 
 use super::{WireError, named, to_bytes, to_numbers, unknown_number};
 use crate::ids::{ContextVersion, Layer, LeaseId, RunId};
-use crate::messages::{ContextUpdate, ExampleSet, Lease, Order, Prepare, Prompted, Start, Work};
+use crate::messages::{Canary, ContextUpdate, ExampleSet, Lease, Order, Prepare, Prompted, Start, Work};
 use crate::task::{Example, Loss};
 
 fn loss_name(loss: Loss) -> &'static str {
@@ -173,11 +173,15 @@ impl TryFrom<v1::SetContext> for ContextUpdate {
 impl From<Lease> for v1::Lease {
     fn from(lease: Lease) -> Self {
         let work = match lease.work {
-            Work::Evaluate { layer, candidates, examples } => v1::lease::Work::Evaluate(v1::Evaluate {
-                layer: layer.0,
-                candidates: candidates.iter().map(|z| to_bytes(z)).collect(),
-                examples: Some(range_to(examples)),
-            }),
+            Work::Evaluate { layer, candidates, examples, canary } => {
+                v1::lease::Work::Evaluate(v1::Evaluate {
+                    layer: layer.0,
+                    candidates: candidates.iter().map(|z| to_bytes(z)).collect(),
+                    examples: Some(range_to(examples)),
+                    canary: canary
+                        .map(|canary| v1::Canary { z: to_bytes(&canary.z), example: canary.example }),
+                })
+            }
             Work::Score { prompt, examples } => v1::lease::Work::Score(score_to(prompt, examples)),
         };
         Self { id: lease.id.0, run: lease.run.0, version: lease.version.0, work: Some(work) }
@@ -212,6 +216,7 @@ impl TryFrom<v1::Lease> for Lease {
                     .map(|z| to_numbers("evaluate.candidates", z))
                     .collect::<Result<_, _>>()?,
                 examples: range_of(evaluate.examples.ok_or(WireError::Missing("evaluate.examples"))?),
+                canary: evaluate.canary.map(canary_of).transpose()?,
             },
             v1::lease::Work::Score(score) => score_of(score)?,
         };
@@ -222,6 +227,10 @@ impl TryFrom<v1::Lease> for Lease {
             work,
         })
     }
+}
+
+fn canary_of(canary: v1::Canary) -> Result<Canary, WireError> {
+    Ok(Canary { z: to_numbers("canary.z", &canary.z)?, example: canary.example })
 }
 
 pub(super) fn score_of(score: v1::Score) -> Result<Work, WireError> {

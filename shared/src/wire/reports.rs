@@ -5,7 +5,7 @@ use proto::v1::report;
 
 use super::{WireError, to_bytes, to_numbers, unknown_number};
 use crate::ids::{LeaseId, RunId};
-use crate::messages::{Answer, Outcome, Ready, Refusal, Refused, Report};
+use crate::messages::{Answer, CanaryOutcome, Outcome, Ready, Refusal, Refused, Report};
 
 impl From<Report> for v1::Report {
     fn from(report: Report) -> Self {
@@ -74,7 +74,9 @@ impl From<Answer> for v1::Answer {
             predicted: outcome.predicted,
             logits: to_bytes(&outcome.logits),
         });
-        Self { lease: answer.lease.0, outcomes: outcomes.collect() }
+        let canary =
+            answer.canary.map(|CanaryOutcome { loss, predicted }| v1::CanaryOutcome { loss, predicted });
+        Self { lease: answer.lease.0, outcomes: outcomes.collect(), canary }
     }
 }
 
@@ -89,7 +91,9 @@ impl TryFrom<v1::Answer> for Answer {
                 logits: to_numbers("outcome.logits", &outcome.logits)?,
             })
         });
-        Ok(Self { lease: LeaseId(answer.lease), outcomes: outcomes.collect::<Result<_, _>>()? })
+        let canary =
+            answer.canary.map(|v1::CanaryOutcome { loss, predicted }| CanaryOutcome { loss, predicted });
+        Ok(Self { lease: LeaseId(answer.lease), outcomes: outcomes.collect::<Result<_, _>>()?, canary })
     }
 }
 

@@ -6,8 +6,8 @@ use super::orders::score_of;
 use super::*;
 use crate::ids::{ContextVersion, Layer, LeaseId, RunId};
 use crate::messages::{
-    Answer, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted, Ready, Refusal, Refused,
-    Report, Start, Work,
+    Answer, Canary, CanaryOutcome, ContextUpdate, ExampleSet, Lease, Order, Outcome, Prepare, Prompted,
+    Ready, Refusal, Refused, Report, Start, Work,
 };
 use crate::spec::{Init, Injection, ProjectionKind, ReadOut};
 use crate::task::{Example, Loss};
@@ -56,6 +56,13 @@ fn orders() -> Vec<Order> {
             layer: Layer(2),
             candidates: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
             examples: 4..9,
+            canary: None,
+        }),
+        lease(Work::Evaluate {
+            layer: Layer(2),
+            candidates: Vec::new(),
+            examples: 0..0,
+            canary: Some(Canary { z: vec![1.0, 2.0], example: 3 }),
         }),
         score(Prompted::Manual, ExampleSet::Train(0..3)),
         score(Prompted::Context, ExampleSet::Dev(1..2)),
@@ -99,6 +106,12 @@ fn reports() -> Vec<Report> {
                 predicted: vec![0, 1],
                 logits: vec![1.5],
             }],
+            canary: None,
+        }),
+        Report::Answer(Answer {
+            lease: LeaseId(5),
+            outcomes: Vec::new(),
+            canary: Some(CanaryOutcome { loss: -0.5, predicted: 1 }),
         }),
         refused(None, Refusal::Input("word".to_owned())),
         refused(None, Refusal::Example { line: 17, problem: "long".to_owned() }),

@@ -52,8 +52,9 @@ impl Table {
         self.stirred.extend(self.jobs.values().filter(|job| !job.waiting.is_empty()).map(|job| job.run));
     }
 
-    /// Hands out what waits: to the idle first, then one lease ahead.
+    /// Ends what has come to its end, and hands out what waits: to the idle first, then one lease ahead.
     pub(super) fn dispatch(&mut self, now: Instant) {
+        self.conclude(now);
         let (stirred, hungry) = (std::mem::take(&mut self.stirred), std::mem::take(&mut self.hungry));
         if self.draining {
             return;

@@ -7,7 +7,7 @@ use shared::messages::{Answer, Lease, Order, Prompted, Refusal, Refused};
 
 use super::super::cut::Waiting;
 use super::super::job::{Job, Task};
-use super::{Action, Collected, Held, JobId, Table};
+use super::{Action, Held, JobId, Table};
 
 impl Table {
     /// New work of a run, under a context version that is here or announced.
@@ -35,7 +35,6 @@ impl Table {
         let job_id = JobId(self.next_id());
         self.jobs.insert(job_id, job);
         self.stirred.insert(id);
-        self.finish_if_complete(job_id); // nothing was asked
         self.dispatch(now);
         Ok(job_id)
     }
@@ -50,10 +49,18 @@ impl Table {
             return self.drop_failed(id, &format!("it answered {}, which it does not hold", answer.lease));
         };
         let took = now.saturating_duration_since(held.since);
+        let opinion = self.opinion(id, answer.canary);
         if let Some(job) = self.jobs.get_mut(&held.job) {
-            if let Err(problem) = job.take(&held.piece, id, took, &answer.outcomes) {
+            let taken = match (&opinion, held.canary) {
+                (None, true) => Err("an answer without the canary's loss".to_owned()),
+                _ => job.take(&held.piece, id, took, &answer.outcomes),
+            };
+            if let Err(problem) = taken {
                 self.failed(held, id, &problem);
                 return self.drop_failed(id, &problem);
+            }
+            if let Some(opinion) = opinion.filter(|_| held.canary) {
+                job.canaries.take(id, opinion);
             }
             if held.timed_out {
                 job.forget_answered(); // it had gone back to what waits
@@ -63,7 +70,6 @@ impl Table {
             link.answered += 1;
             link.pace.answered(now, held.since, held.measured.then_some(held.cost));
         }
-        self.finish_if_complete(held.job);
     }
 
     pub(super) fn refused(&mut self, id: EvaluatorId, refused: Refused) {
@@ -75,10 +81,11 @@ impl Table {
             (refusal @ (Refusal::Input(_) | Refusal::Example { .. }), _) => {
                 self.fail_run(refused.run, &refusal)
             }
+            (Refusal::Failed(why), Some(held)) if held.piece.cells() == 0 => self.drop_failed(id, &why),
             (Refusal::Failed(why), Some(held)) => self.failed(held, id, &why),
             (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
             (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), held) => {
-                held.into_iter().for_each(|held| self.reopen(&held));
+                held.into_iter().for_each(|held| self.reopen(held.job, &held.piece, &held.blame));
                 self.remove(id, Some(refusal));
             }
         }
@@ -93,22 +100,13 @@ impl Table {
         let held = self.leases.remove(&lease)?;
         if let Some(job) = self.jobs.get_mut(&held.job) {
             job.out.remove(&lease);
+            job.canaries.over(id, lease);
         }
         let link = self.links.get_mut(&id)?;
         link.in_flight.remove(&lease);
         link.ahead -= usize::from(held.ahead);
         self.list(id);
         Some(held)
-    }
-
-    fn finish_if_complete(&mut self, id: JobId) {
-        if self.jobs.get(&id).is_some_and(Job::complete)
-            && let Some(job) = self.jobs.remove(&id)
-        {
-            let evaluators = job.evaluators();
-            let collected = Collected { outcomes: job.outcomes(), evaluators };
-            self.actions.push(Action::Ended(id, Ok(collected)));
-        }
     }
 
     /// Gives a piece to an evaluator.
@@ -126,21 +124,31 @@ impl Table {
         let (Some(run), Some(link)) = (self.runs.get_mut(&job.run), self.links.get_mut(&evaluator)) else {
             return;
         };
-        let cost = piece.cells() as f64 * job.cost;
+        // Only evaluators that are compared need a canary; one without candidates is for that alone.
+        let canary =
+            job.evaluates() && (run.serving > 1 || piece.cells() == 0) && job.canaries.wanted_of(evaluator);
+        if canary {
+            job.canaries.ask(evaluator, id);
+        }
+        let cost = (piece.cells() + usize::from(canary)) as f64 * job.cost;
         self.level = run.served;
         run.served += cost;
         let ahead = job.version != run.version();
+        if !ahead {
+            job.begun.get_or_insert(now);
+        }
         job.out.insert(id);
         link.in_flight.insert(id);
         link.ahead += usize::from(ahead);
-        let order = Lease { id, run: job.run, version: job.version, work: job.work(&piece) };
+        let order = Lease { id, run: job.run, version: job.version, work: job.work(&piece, canary) };
         let held = Held {
             evaluator,
             run: job.run,
             version: job.version,
             job: job_id,
             cost,
-            measured: job.evaluates(),
+            measured: job.evaluates() && piece.cells() > 0,
+            canary,
             uncopied: if copy { Vec::new() } else { vec![piece.clone()] },
             piece,
             blame,
@@ -161,6 +169,9 @@ impl Table {
         for held in self.leases.values_mut().filter(|held| held.run == id && held.ahead) {
             if held.version <= version {
                 (held.ahead, held.since) = (false, now);
+                if let Some(job) = self.jobs.get_mut(&held.job) {
+                    job.begun.get_or_insert(now);
+                }
                 holders.push(held.evaluator);
             }
         }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use shared::ids::{EvaluatorId, LeaseId, RunId};
 use shared::messages::Refusal;
 
-use super::super::cut::Blame;
+use super::super::cut::{Blame, Piece};
 use super::super::job::Job;
 use super::super::run::Run;
-use super::{Action, Held, Table};
+use super::{Action, Held, JobId, Table};
 
 /// Losses nearer to each other than this are one event, a switch or a rack that failed, and count once: work handed
 /// on from one lost evaluator to the next would otherwise seem to have been the end of each.
@@ -81,8 +81,14 @@ impl Table {
         for (lease, held) in held.collect::<Vec<_>>() {
             if let Some(job) = self.jobs.get_mut(&held.job) {
                 job.out.remove(&lease);
+                job.canaries.over(id, lease);
             }
-            self.reopen(&held);
+            self.reopen(held.job, &held.piece, &held.blame);
+        }
+        for (run, _) in link.runs.iter().filter(|(_, prepared)| prepared.ready) {
+            if let Some(run) = self.runs.get_mut(run) {
+                run.serving -= 1;
+            }
         }
         if self.links.is_empty() {
             self.runs.values_mut().for_each(Run::forget_unproven_model);
@@ -96,22 +102,22 @@ impl Table {
 
     /// A lease has come to nothing: what is open of its piece waits again, but for what others hold in good time.
     /// These inherit what is counted against it.
-    pub(super) fn reopen(&mut self, gone: &Held) {
-        let Some(job) = self.jobs.get_mut(&gone.job) else {
+    pub(super) fn reopen(&mut self, id: JobId, gone: &Piece, blame: &Blame) {
+        let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
         let mut covered = Vec::new();
         for lease in &job.out {
             let held = self.leases.get_mut(lease).filter(|held| !held.timed_out);
-            if let Some(held) = held.filter(|held| held.piece.overlaps(&gone.piece)) {
-                held.blame.merge(&gone.blame);
+            if let Some(held) = held.filter(|held| held.piece.overlaps(gone)) {
+                held.blame.merge(blame);
                 covered.push(held.piece.clone());
             }
         }
-        job.reopen(&gone.piece, &gone.blame, |candidate, example| {
+        job.reopen(gone, blame, |candidate, example| {
             covered.iter().any(|piece| piece.has(candidate, example))
         });
-        self.stirred.insert(gone.run);
+        self.stirred.insert(job.run);
     }
 
     /// A piece has failed on someone, who has lived through it: others shall try, but not for ever.
@@ -121,7 +127,7 @@ impl Table {
         }
         held.blame =
             Blame { failures: held.blame.failures + 1, losses: 0, failed_by: Some(by), ..held.blame };
-        self.reopen(&held);
+        self.reopen(held.job, &held.piece, &held.blame);
         if held.blame.failures >= self.settings.max_failures {
             let text = format!("the same work failed {} times, the last time: {why}", held.blame.failures);
             self.fail_run(held.run, &Refusal::Failed(text));

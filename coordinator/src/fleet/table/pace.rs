@@ -75,7 +75,7 @@ impl Table {
     /// lease for far longer than its speed says is as slow as that, and will be at it for as long again.
     fn outlook(&self, now: Instant, link: &Link, speed: f64) -> (f64, f64) {
         let held = || link.in_flight.iter().filter_map(|id| self.leases.get(id)).filter(|held| !held.ahead);
-        let Some(first) = held().next() else { return (speed, 0.0) };
+        let Some(first) = held().find(|held| held.cost > 0.0) else { return (speed, 0.0) };
         let elapsed = now.saturating_duration_since(link.pace.could_begin(first.since)).as_secs_f64();
         let late = elapsed * speed > OVERDUE * first.cost;
         let speed = if late { first.cost / (2.0 * elapsed) } else { speed };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::ids::Layer;
-use shared::messages::{Answer, ExampleSet, Lease, Prompted, Refused, Work};
+use shared::messages::{Answer, CanaryOutcome, ExampleSet, Lease, Prompted, Refused, Work};
 use shared::spec::Dtype;
 
 use super::super::fixtures::{RUN, examples, hello, model, prepare, ready};
@@ -44,7 +44,7 @@ fn generation(candidates: usize) -> Task {
 
 fn generation_on(candidates: usize, examples: u32) -> Task {
     let candidates = (0..candidates).map(|c| vec![c as f32; DIM]).collect();
-    Task::Evaluate { layer: Layer(0), candidates, examples: 0..examples }
+    Task::Evaluate { layer: Layer(0), candidates, examples: 0..examples, deadline: None }
 }
 
 /// What an honest evaluator answers: a loss that tells candidate, example and context apart.
@@ -66,6 +66,26 @@ fn outcomes(lease: &Lease) -> Vec<Outcome> {
     }
 }
 
+/// What an honest evaluator finds of the lease's canary.
+fn canary(lease: &Lease) -> Option<CanaryOutcome> {
+    let Work::Evaluate { canary: Some(canary), .. } = &lease.work else { return None };
+    let loss = canary.z[0] * 100.0 + canary.example as f32 + lease.version.0 as f32 / 8.0;
+    Some(CanaryOutcome { loss, predicted: canary.example % 2 })
+}
+
+/// A lease without its canary.
+fn bare(lease: &Lease) -> Work {
+    match &lease.work {
+        Work::Evaluate { layer, candidates, examples, .. } => Work::Evaluate {
+            layer: *layer,
+            candidates: candidates.clone(),
+            examples: examples.clone(),
+            canary: None,
+        },
+        score => score.clone(),
+    }
+}
+
 /// A table, its clock, and what its evaluators have been told.
 struct World {
     table: Table,
@@ -73,6 +93,7 @@ struct World {
     leases: Vec<(EvaluatorId, Lease)>,
     orders: Vec<(EvaluatorId, Order)>,
     closed: Vec<(EvaluatorId, Option<Refusal>)>,
+    quarantined: Vec<String>,
     begun: Vec<Result<Begun, Refusal>>,
     ended: Vec<(JobId, Result<Collected, Refusal>)>,
 }
@@ -85,6 +106,7 @@ impl World {
             leases: Vec::new(),
             orders: Vec::new(),
             closed: Vec::new(),
+            quarantined: Vec::new(),
             begun: Vec::new(),
             ended: Vec::new(),
         }
@@ -107,7 +129,11 @@ impl World {
     }
 
     fn join(&mut self, weights: &str) -> Result<EvaluatorId, Refusal> {
-        let id = self.table.join(self.now, hello(weights), false)?;
+        self.join_as(hello(weights))
+    }
+
+    fn join_as(&mut self, hello: Hello) -> Result<EvaluatorId, Refusal> {
+        let id = self.table.join(self.now, hello, false)?;
         self.report(id, Report::Ready(Box::new(ready(RUN))));
         Ok(id)
     }
@@ -145,6 +171,7 @@ impl World {
                 }
                 Action::Send(id, order) => self.orders.push((id, order)),
                 Action::Close(id, reason) => self.closed.push((id, reason)),
+                Action::Quarantined(reason) => self.quarantined.push(reason),
                 Action::Begun(_, begun) => self.begun.push(begun),
                 Action::Ended(job, ended) => self.ended.push((job, ended)),
             }
@@ -161,7 +188,8 @@ impl World {
     }
 
     fn answer(&mut self, id: EvaluatorId, lease: &Lease) {
-        self.report(id, Report::Answer(Answer { lease: lease.id, outcomes: outcomes(lease) }));
+        let answer = Answer { lease: lease.id, outcomes: outcomes(lease), canary: canary(lease) };
+        self.report(id, Report::Answer(answer));
     }
 
     fn refuse(&mut self, id: EvaluatorId, lease: Option<LeaseId>, refusal: Refusal) {
@@ -195,12 +223,12 @@ fn expected(candidates: usize, version: u64) -> Vec<Outcome> {
 }
 
 fn expected_of(task: Task, version: u64) -> Vec<Outcome> {
-    let Task::Evaluate { layer, candidates, examples } = task else { unreachable!() };
+    let Task::Evaluate { layer, candidates, examples, .. } = task else { unreachable!() };
     outcomes(&Lease {
         id: LeaseId(0),
         run: RUN,
         version: ContextVersion(version),
-        work: Work::Evaluate { layer, candidates, examples },
+        work: Work::Evaluate { layer, candidates, examples, canary: None },
     })
 }
 
@@ -217,7 +245,7 @@ fn a_generation_comes_back_whole_and_in_order() {
     assert_eq!(held, ids);
     world.leases.reverse();
     world.answer_all();
-    assert_eq!(world.ended, [(job, Ok(Collected { outcomes: expected(6, 0), evaluators: 3 }))]);
+    assert_eq!(world.ended, [(job, Ok(Collected { outcomes: expected(6, 0), evaluators: 3, missing: 0 }))]);
 }
 
 #[test]
@@ -229,7 +257,7 @@ fn work_of_a_lost_evaluator_goes_to_another() {
     world.leases.retain(|(id, _)| *id != ids[0]);
     assert_eq!(world.leases.len(), 2);
     world.answer_all();
-    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1 }));
+    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1, missing: 0 }));
 }
 
 #[test]
@@ -266,9 +294,9 @@ fn the_idle_duplicate_the_slowest_lease() {
     world.pass(seconds(2), &ids);
     let duplicate = world.lease_of(ids[0]).unwrap();
     let original = world.lease_of(ids[1]).unwrap();
-    assert_eq!(duplicate.work, original.work);
+    assert_eq!(bare(&duplicate), bare(&original));
     world.answer(ids[0], &duplicate);
-    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1 }));
+    assert_eq!(world.ended[0].1, Ok(Collected { outcomes: expected(4, 0), evaluators: 1, missing: 0 }));
     world.answer(ids[1], &original);
     assert!(world.closed.is_empty() && world.ended.len() == 1);
     assert!(world.table.leases.is_empty());
@@ -429,7 +457,10 @@ fn an_answer_of_the_wrong_shape_costs_the_evaluator() {
     let (mut world, ids) = World::with(2);
     world.offer(0, generation(2));
     let lease = world.lease_of(ids[0]).unwrap();
-    world.report(ids[0], Report::Answer(Answer { lease: lease.id, outcomes: Vec::new() }));
+    world.report(
+        ids[0],
+        Report::Answer(Answer { lease: lease.id, outcomes: Vec::new(), canary: canary(&lease) }),
+    );
     assert_eq!(world.closed, [(ids[0], Some(failed("an answer with 0 outcomes, 1 expected")))]);
     world.answer_all();
     assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(2, 0));
@@ -569,6 +600,8 @@ fn every_generation_completes_with_the_same_results_whatever_happens() {
 }
 
 mod ahead;
+mod canaries;
+mod deadline;
 mod fairness;
 mod liveness;
 mod mixed;

@@ -43,7 +43,7 @@ fn race(loss: Loss, table: &[Vec<f32>], mu: usize) -> (Race, u64) {
         asked += (range.len() * stage.candidates.len()) as u64;
         let losses = stage.candidates.iter().map(|&c| table[c][range.clone()].to_vec()).collect();
         let predicted = vec![vec![0; range.len()]; stage.candidates.len()];
-        race.take(&stage, Gathered { losses, predicted, evaluators: 1 });
+        race.take(&stage, Gathered { losses, predicted, evaluators: 1, missing: 0 });
     }
     (race, asked)
 }
@@ -87,7 +87,7 @@ fn stages_are_a_half_then_the_promising_whole_then_the_rest_in_turn() {
     while let Some(stage) = race.next() {
         let losses = stage.candidates.iter().map(|&c| rows[c][..stage.examples.len()].to_vec()).collect();
         let predicted = vec![vec![1; stage.examples.len()]; stage.candidates.len()];
-        race.take(&stage, Gathered { losses, predicted, evaluators: 1 });
+        race.take(&stage, Gathered { losses, predicted, evaluators: 1, missing: 0 });
         stages.push((stage.candidates, stage.examples));
     }
     assert_eq!(stages, [(vec![0, 1, 2, 3], 0..4), (vec![0, 2], 4..8), (vec![1], 4..6)]);

@@ -192,8 +192,15 @@ impl Stay<'_> {
         let size = work.candidates.len() * (examples.end - examples.start) as usize;
         let done = self.device.done_at(Instant::now(), size);
         let outcomes = work.candidates.iter().map(|z| outcome(z, &examples)).collect();
-        self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes })));
+        let canary = work.canary.map(|canary| canary_outcome(&canary));
+        self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary })));
     }
+}
+
+fn canary_outcome(canary: &v1::Canary) -> v1::CanaryOutcome {
+    let alone = outcome(&canary.z, &v1::Range { start: canary.example, end: canary.example + 1 });
+    let loss = alone.losses.first_chunk().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes));
+    v1::CanaryOutcome { loss, predicted: alone.predicted.first().copied().unwrap_or_default() }
 }
 
 fn outcome(z: &[u8], examples: &v1::Range) -> v1::Outcome {

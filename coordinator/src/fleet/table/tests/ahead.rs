@@ -23,7 +23,7 @@ fn the_next_generation_is_sent_early_and_its_context_follows_at_once() {
     world.settle();
     assert_eq!(ids.iter().map(|id| news(&mut world, *id)).collect::<Vec<_>>(), ["c", "c"]);
     world.answer_all();
-    assert_eq!(world.ended, [(next, Ok(Collected { outcomes: expected(4, 1), evaluators: 2 }))]);
+    assert_eq!(world.ended, [(next, Ok(Collected { outcomes: expected(4, 1), evaluators: 2, missing: 0 }))]);
 }
 
 #[test]
