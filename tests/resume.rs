@@ -100,7 +100,7 @@ fn killed_at_random_moments_many_times() {
 /// With its files gone a run is as good as never begun; with the newest gone, one generation older.
 #[test]
 fn removed_checkpoints() {
-    let (case, _) = bert();
+    let (case, _) = whole(Case::masked(Family::Bert, "add").long(60));
     interrupted(&case, "newest");
     fs::remove_file(case.path("newest").join("checkpoint.bin")).unwrap();
     resume(&case, "newest").expect(0);
@@ -241,7 +241,7 @@ fn cut(path: &PathBuf, dice: &mut Dice) {
 
 #[test]
 fn a_corrupt_checkpoint_falls_back_to_the_one_before() {
-    let (case, _) = bert();
+    let (case, _) = whole(Case::masked(Family::Bert, "add").long(60));
     let mut dice = Dice(5);
     for (round, damage) in [flip_a_byte, cut, flip_a_byte, cut].into_iter().enumerate() {
         let folder = format!("damaged-{round}");
@@ -257,7 +257,7 @@ fn a_corrupt_checkpoint_falls_back_to_the_one_before() {
 
 #[test]
 fn with_both_checkpoints_corrupt_one_clear_line() {
-    let (case, _) = bert();
+    let (case, _) = whole(Case::masked(Family::Bert, "add").long(60));
     let files = interrupted(&case, "damaged");
     let mut dice = Dice(6);
     for file in &files {

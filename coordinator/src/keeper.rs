@@ -204,6 +204,7 @@ impl Files {
     fn write(&mut self, batch: Batch) -> Result<(), Error> {
         self.lines.extend(batch.lines);
         if let Some(checkpoint) = batch.checkpoint {
+            self.unwritten = false; // an older one that was refused
             shared::frame::encode(&*checkpoint, &mut self.checkpoint).map_err(Error::Failed)?;
             self.unwritten = true;
         } // the states that it shares with the search are let go of here, before the disk takes its time

@@ -22,11 +22,23 @@ struct Site {
     proxy: Proxy,
     /// `None` while nobody is there.
     process: Option<Process>,
+    /// What that held when it had just come.
+    held: Held,
     /// When, and from what, it recovers.
     struck: Option<(Instant, Fault)>,
 }
 
 impl Site {
+    /// Starts an evaluator there.
+    fn dial(&mut self, case: &Case) {
+        let mut command: Command = evaluator(case, &self.proxy.url(), &self.name);
+        command.args(IMPATIENT).args(["--longest-pause", "1"]);
+        let mut process = Process::start(&mut command);
+        process.err_line("coordinator"); // welcomed or not: from here on it knows its signals
+        self.held = Held::by(&process);
+        self.process = Some(process);
+    }
+
     /// Has the evaluator leave, if it has not yet: exit code 0 either way.
     fn send_away(&mut self) {
         let process = self.process.take().expect("somebody is there");
@@ -92,8 +104,9 @@ impl<'a> Cluster<'a> {
         let name = format!("e{}", self.sites.len());
         let proxy = Proxy::start(&self.coordinator().address);
         proxy.slow(LINE, None);
-        let process = Some(dial(self.case, &proxy, &name));
-        self.sites.push(Site { name, proxy, process, struck: None });
+        let mut site = Site { name, proxy, process: None, held: Held { threads: 0, files: 0 }, struck: None };
+        site.dial(self.case);
+        self.sites.push(site);
     }
 
     pub(crate) fn coordinator(&mut self) -> &mut Coordinator {
@@ -213,7 +226,7 @@ impl<'a> Cluster<'a> {
             };
             match fault {
                 Fault::Kill(_) | Fault::Leave(_) => {
-                    site.process = Some(dial(self.case, &site.proxy, &site.name));
+                    site.dial(self.case);
                 }
                 Fault::Freeze(_) => site.process.as_ref().expect("it is frozen").signal("CONT"),
                 _ => {
@@ -273,7 +286,7 @@ impl<'a> Cluster<'a> {
         for site in &mut self.sites {
             site.proxy.lead_to(&coordinator.address);
             if site.process.is_none() && site.struck.is_none() {
-                site.process = Some(dial(self.case, &site.proxy, &site.name));
+                site.dial(self.case);
             }
         }
         self.coordinator = Some(coordinator);
@@ -285,7 +298,7 @@ impl<'a> Cluster<'a> {
         let waits = "waiting for an evaluator";
         self.coordinator.as_mut().expect("it is running").process.nth_err_line(waits, 1);
         std::thread::sleep(pause); // it must not say so again
-        self.sites[0].process = Some(dial(self.case, &self.sites[0].proxy, "another"));
+        self.sites[0].dial(self.case);
     }
 
     /// Cuts all lines and waits until the coordinator holds no more than before anybody came; then mends them.
@@ -301,6 +314,14 @@ impl<'a> Cluster<'a> {
         let now = Held::by(coordinator);
         // threads for what blocks are kept for a while, and are as many as there were jobs at once
         assert!(now.threads <= before.threads + 8, "{before:?} before, {now:?} now");
+        for site in &self.sites {
+            let (before, process) = (site.held, site.process.as_ref().expect("everybody has recovered"));
+            // a connection, the thread that computes for it, and what may still be ending
+            until("an evaluator to hold no more than at its first connection", || {
+                let now = Held::by(process);
+                (now.threads <= before.threads + 4 && now.files <= before.files + 4).then_some(())
+            });
+        }
         println!("held by the coordinator: {before:?} before anybody came, {now:?} after all faults");
         coordinator.err_line("waiting for an evaluator");
         self.sites.iter().for_each(|site| site.proxy.set(Line::Up));
@@ -317,14 +338,6 @@ impl<'a> Cluster<'a> {
         println!("{} faults: {}", self.account.values().sum::<usize>(), kinds.join(", "));
         ended.json()
     }
-}
-
-fn dial(case: &Case, proxy: &Proxy, name: &str) -> Process {
-    let mut command: Command = evaluator(case, &proxy.url(), name);
-    command.args(IMPATIENT).args(["--longest-pause", "1"]);
-    let mut process = Process::start(&mut command);
-    process.err_line("coordinator"); // welcomed or not: from here on it knows its signals
-    process
 }
 
 /// Processes at work in the case's folder.

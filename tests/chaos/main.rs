@@ -19,7 +19,7 @@ use tests::{Case, Family, SmallDisk, artefact, generations, run, until};
 
 /// Generations of a run where nothing else is said; the last ones come after the last fault.
 const GENERATIONS: usize = 600;
-const LAST: usize = 20;
+const LAST: usize = 120;
 
 /// What a coordinator says of a full disk, and of one that is no more.
 const GOES_ON: &str = "the run goes on, and tries again with each generation";
