@@ -102,29 +102,39 @@ pub(super) struct Guarded {
     address: SocketAddr,
     connection: Arc<Connection>,
     clock: Pin<Box<Sleep>>,
-    /// Ends when the connection has to make room for another.
-    may_stay: oneshot::Receiver<()>,
+    /// Tells when the connection has to make room for another; none once nobody can tell so any more.
+    give_way: Option<oneshot::Receiver<()>>,
     received: bool,
     ended: bool,
     refused: Arc<Seldom>,
 }
 
 impl Guarded {
-    /// Guards `io`; the sender's end is the connection's.
+    /// Guards `io`; what is sent is the connection's end.
     pub(super) fn new(
         io: TcpStream,
         address: SocketAddr,
         connection: Arc<Connection>,
         refused: Arc<Seldom>,
     ) -> (Self, oneshot::Sender<()>) {
-        let (stay, may_stay) = oneshot::channel();
+        let (out, give_way) = oneshot::channel();
         let clock = Box::pin(sleep(connection.limits.first_call));
-        (Self { io, address, connection, clock, may_stay, received: false, ended: false, refused }, stay)
+        let give_way = Some(give_way);
+        (Self { io, address, connection, clock, give_way, received: false, ended: false, refused }, out)
+    }
+
+    /// Whether it has to make room.
+    fn poll_way(&mut self, cx: &mut Context<'_>) -> bool {
+        let told = self.give_way.as_mut().map(|way| Pin::new(way).poll(cx));
+        if let Some(Poll::Ready(_)) = told {
+            self.give_way = None;
+        }
+        matches!(told, Some(Poll::Ready(Ok(()))))
     }
 
     /// Whether the connection has to end.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.connection.stranger() && Pin::new(&mut self.may_stay).poll(cx).is_ready() {
+        if self.connection.stranger() && self.poll_way(cx) {
             let why = "it had to make room for a newer connection";
             return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
         }

@@ -18,7 +18,7 @@ use super::connection::{Connection, Guarded};
 use super::limits::{ARRIVALS, Limits, PACE};
 use super::seldom::Seldom;
 
-/// A stranger: while the sender lives, the connection may.
+/// A stranger, and how it is told to make room.
 type Stranger = (Weak<Connection>, oneshot::Sender<()>);
 
 /// Incoming connections.
@@ -58,7 +58,8 @@ impl Door {
             self.strangers.retain(|(stranger, _)| stranger.upgrade().is_some_and(|found| found.stranger()));
         }
         while self.strangers.len() >= self.limits.strangers {
-            self.strangers.pop_front(); // its sender goes with it
+            let Some((_, out)) = self.strangers.pop_front() else { break };
+            let _ = out.send(()); // it may have gone by itself
         }
         let connection = Arc::new(Connection::new(Arc::clone(&self.places), self.limits));
         let stranger = Arc::downgrade(&connection);

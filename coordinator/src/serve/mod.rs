@@ -145,7 +145,7 @@ impl TryFrom<&cli::Args> for ServeOptions {
             }
         };
         // who wants to know of losses sooner is heard of sooner too: evaluators have the same option
-        let heartbeat = HEARTBEAT.min(Duration::from_secs(args.silence) / 4);
+        let heartbeat = HEARTBEAT.min(Duration::from_secs(args.silence) / 4).max(Duration::from_millis(250));
         Ok(Self { token: token.map(|token| token.into_bytes().into()), tls, heartbeat, ..Self::default() })
     }
 }
