@@ -335,7 +335,9 @@ impl<'a> Cluster<'a> {
         self.sites.iter_mut().for_each(Site::send_away); // who was not reached would wait for the next coordinator
         assert_eq!(left_behind(self.case), Vec::<String>::new(), "processes are left");
         let kinds: Vec<String> = self.account.iter().map(|(name, times)| format!("{times} {name}")).collect();
-        println!("{} faults: {}", self.account.values().sum::<usize>(), kinds.join(", "));
+        if !kinds.is_empty() {
+            println!("{} faults: {}", self.account.values().sum::<usize>(), kinds.join(", "));
+        }
         ended.json()
     }
 }
