@@ -35,7 +35,12 @@ fn checkpoint() -> Checkpoint {
     let score = DevScore { metric: 0.5, loss: 0.7 };
     Checkpoint {
         spec_hash: "abc".to_owned(),
-        model: ModelIdentity { layers: 2, hidden: 3, revision: Some("main".to_owned()), ..Default::default() },
+        model: ModelIdentity {
+            layers: 2,
+            hidden: 3,
+            revision: Some("main".to_owned()),
+            ..Default::default()
+        },
         projection_stds: vec![0.5, 0.25],
         train_rows: vec![3, 1],
         search: Search::new(&plan).unwrap(),
@@ -54,7 +59,7 @@ fn checkpoints() {
     assert_eq!(frame::read::<Checkpoint>(&path).unwrap(), checkpoint());
     let whole = fs::read(&path).unwrap();
     let bound = Bound { base: 4 << 20, each: 400 };
-    abuse(&[whole.clone()], bound, |bytes| {
+    abuse(std::slice::from_ref(&whole), bound, |bytes| {
         fs::write(&path, bytes).unwrap();
         let _ = frame::read::<Checkpoint>(&path);
     });

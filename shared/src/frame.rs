@@ -120,7 +120,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FrameError> {
         Err(error) => return Err(io_error(path)(error)),
     };
     let payload = payload(path, &bytes)?;
-    let (value, used) = decode(payload).map_err(|error| codec(path, format!("cannot be decoded: {error}")))?;
+    let (value, used) =
+        decode(payload).map_err(|error| codec(path, format!("cannot be decoded: {error}")))?;
     if used != payload.len() {
         return Err(codec(path, "holds more than was expected".to_owned()));
     }

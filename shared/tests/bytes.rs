@@ -11,8 +11,8 @@ use shared::frame;
 use shared::gguf::Head;
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{
-    Answer, Canary, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome, Prepare, Prompted, Ready,
-    Refusal, Refused, Report, Start, Work,
+    Answer, Canary, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, ModelIdentity, Order, Outcome,
+    Prepare, Prompted, Ready, Refusal, Refused, Report, Start, Work,
 };
 use shared::spec::{Dtype, Init, Injection, Method, ProjectionKind, ReadOut, RunFile};
 use shared::task::{Example, Loss, Metric, Template, dataset};
@@ -115,7 +115,12 @@ fn hellos() {
         protocol: 1,
         name: "host 1".to_owned(),
         version: "0.1.0".to_owned(),
-        model: ModelIdentity { layers: 2, hidden: 3, revision: Some("main".to_owned()), ..Default::default() },
+        model: ModelIdentity {
+            layers: 2,
+            hidden: 3,
+            revision: Some("main".to_owned()),
+            ..Default::default()
+        },
         device: "cpu".to_owned(),
         dtype: "f32".to_owned(),
         max_batch_tokens: 1,
@@ -150,7 +155,7 @@ fn frames() {
     let whole = fs::read(&path).unwrap();
     // Sequences get room for a mebibyte of items at once at most, texts for what the frame's length allows.
     let bound = Bound { base: 4 << 20, each: 400 };
-    abuse(&[whole.clone()], bound, |bytes| {
+    abuse(std::slice::from_ref(&whole), bound, |bytes| {
         fs::write(&path, bytes).unwrap();
         let _ = frame::read::<Value>(&path);
     });

@@ -97,7 +97,9 @@ impl Stream for Door {
                 Err(error) => {
                     // Too many open files, most likely: asking again at once would be told the same, for ever.
                     if let Some(count) = self.failed.due(Instant::now()) {
-                        warn!("a connection cannot be taken: {error} ({count} times since this was last said)");
+                        warn!(
+                            "a connection cannot be taken: {error} ({count} times since this was last said)"
+                        );
                     }
                     self.pause = Some(Box::pin(sleep(PACE)));
                 }

@@ -14,7 +14,8 @@ use evaluator::dial::{self, DialError, DialOptions};
 use proto::client::Security;
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{
-    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, Order, Outcome, Prepare, Prompted, Ready, Report, Start, Work,
+    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Hello, Lease, Order, Outcome, Prepare, Prompted, Ready,
+    Report, Start, Work,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -151,7 +151,8 @@ pub(crate) struct Bound {
 /// Gives `decode` random bytes, and each of `good` with changes.
 pub(crate) fn abuse(good: &[Vec<u8>], bound: Bound, decode: impl Fn(&[u8])) {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
-    let mut config = Config { cases, failure_persistence: None, max_shrink_time: 60_000, ..Config::default() };
+    let mut config =
+        Config { cases, failure_persistence: None, max_shrink_time: 60_000, ..Config::default() };
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(1); // the same in each build; others are asked for
     }
@@ -160,7 +161,12 @@ pub(crate) fn abuse(good: &[Vec<u8>], bound: Bound, decode: impl Fn(&[u8])) {
         let held = peak(|| decode(&bytes));
         let allowed = bound.base + bound.each * bytes.len();
         prop_assert!(held <= allowed, "{held} bytes for {}; {allowed} are allowed", bytes.len());
-        prop_assert!(began.elapsed() < Duration::from_secs(20), "{:?} for {} bytes", began.elapsed(), bytes.len());
+        prop_assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{:?} for {} bytes",
+            began.elapsed(),
+            bytes.len()
+        );
         Ok(())
     };
     let random = vec(any::<u8>(), 0..2000);

@@ -85,7 +85,8 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
     let client = EvaluatorsClient::new(channel);
     let mut client = client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let (out, reports) = mpsc::channel(REPORTS);
-    let mut stay = Stay { plan, device, out, context: BTreeMap::new(), early: Vec::new(), due: VecDeque::new() };
+    let mut stay =
+        Stay { plan, device, out, context: BTreeMap::new(), early: Vec::new(), due: VecDeque::new() };
     stay.say(report::Kind::Hello(work::hello(plan, index).into())).await?;
     let answered = client.work(ReceiverStream::new(reports)).await;
     let mut orders = answered.map_err(|status| status.message().to_owned())?.into_inner();
@@ -157,7 +158,8 @@ impl Stay<'_> {
                     let kind = refusal::Kind::Failed.into();
                     let refusal = v1::Refusal { kind, message: "as simulated".to_owned(), line: None };
                     let (run, lease) = (lease.run, Some(lease.id));
-                    self.say(report::Kind::Refused(v1::Refused { run, lease, refusal: Some(refusal) })).await?;
+                    self.say(report::Kind::Refused(v1::Refused { run, lease, refusal: Some(refusal) }))
+                        .await?;
                 }
             },
             order::Kind::ForgetRun(run) => {
