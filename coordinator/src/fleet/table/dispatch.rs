@@ -81,7 +81,8 @@ impl Table {
     /// What an evaluator takes next: of the context that is, else, one lease, of the one to come.
     fn next_for(&mut self, now: Instant, id: EvaluatorId) -> Option<(JobId, Waiting)> {
         let link = self.links.get(&id)?;
-        let (idle, may_wait) = (link.current() == 0, link.ahead == 0);
+        let idle = link.current() == 0;
+        let may_wait = link.ahead == 0 && self.settings.credit > 1; // there must be room for what can be done
         for ahead in [0, 1].into_iter().take(1 + usize::from(may_wait)) {
             for job in self.jobs_for(id, ahead) {
                 if let Some(waiting) = self.cut_for(now, job, id, idle) {

@@ -44,6 +44,14 @@ fn what_is_ahead_takes_no_place_from_what_can_be_done() {
 }
 
 #[test]
+fn a_place_is_kept_for_what_can_be_done() {
+    let (mut world, _) = World::with(2);
+    world.table.settings.credit = 1;
+    world.offer(1, generation(4));
+    assert!(world.leases.is_empty());
+}
+
+#[test]
 fn two_versions_ahead_is_too_far() {
     let (mut world, _) = World::with(1);
     world.offer(2, generation(1));
@@ -94,4 +102,58 @@ fn a_start_beyond_what_was_sent_ahead_ends_the_job_and_frees_the_evaluator() {
     assert!(world.closed.is_empty());
     world.offer(5, generation(40));
     assert_eq!(world.leases.len(), 2, "all its credit is there");
+}
+
+/// The next generation is always on its way while this one is evaluated, and evaluators come, go and fail.
+#[test]
+fn generations_that_overlap_give_the_same_results_whatever_happens() {
+    for seed in 0..100 {
+        let mut dice = Dice(500 + seed);
+        let (mut world, _) = World::with(1 + dice.roll(4));
+        world.table.settings.max_failures = u32::MAX;
+        let sizes: Vec<usize> = (0..9).map(|_| 1 + dice.roll(40)).collect();
+        world.offer(0, generation(sizes[0]));
+        for version in 0..8 {
+            world.offer(version + 1, generation(sizes[version as usize + 1]));
+            let mut steps = 0;
+            while world.ended.is_empty() {
+                steps += 1;
+                assert!(steps < 5_000, "seed {seed}: generation {version} hangs");
+                let now = |lease: &Lease| lease.version.0 == version;
+                let can: Vec<usize> =
+                    (0..world.leases.len()).filter(|&i| now(&world.leases[i].1)).collect();
+                let alive: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
+                match dice.roll(12) {
+                    0 if alive.len() < 6 => drop(world.join("m").unwrap()),
+                    1 if alive.len() > 1 => {
+                        world.table.lost(world.now, alive[dice.roll(alive.len())]);
+                        world.settle();
+                    }
+                    2 if !can.is_empty() => {
+                        let (id, lease) = world.leases.remove(can[dice.roll(can.len())]);
+                        world.refuse(id, Some(lease.id), failed("engine"));
+                    }
+                    3 => world.pass(seconds(dice.roll(70) as u64), &alive),
+                    _ if !can.is_empty() => {
+                        let (id, lease) = world.leases.remove(can[dice.roll(can.len())]);
+                        world.answer(id, &lease);
+                    }
+                    _ => world.pass(seconds(1), &alive),
+                }
+                let alive: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
+                world.leases.retain(|(id, _)| alive.contains(id));
+            }
+            let outcomes = world.ended.remove(0).1.unwrap().outcomes;
+            assert_eq!(outcomes, expected(sizes[version as usize], version), "seed {seed}");
+            // What is left of this generation is answered in vain, before or after the next one begins.
+            world.table.set_context(world.now, update(version + 1)).unwrap();
+            world.settle();
+            while let Some(old) = world.leases.iter().position(|(_, lease)| lease.version.0 <= version) {
+                let (id, lease) = world.leases.remove(old);
+                world.answer(id, &lease);
+            }
+        }
+        let ahead: usize = world.table.links.values().map(|link| link.ahead).sum();
+        assert_eq!(ahead, world.table.leases.values().filter(|held| held.ahead).count(), "seed {seed}");
+    }
 }
