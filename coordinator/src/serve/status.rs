@@ -89,6 +89,7 @@ mod tests {
             model: String::new(),
             leases,
             answered: 0,
+            speed: None,
             last_report: Instant::now(),
             preparing,
             late,

@@ -120,8 +120,7 @@ fn generations_that_overlap_give_the_same_results_whatever_happens() {
                 steps += 1;
                 assert!(steps < 5_000, "seed {seed}: generation {version} hangs");
                 let now = |lease: &Lease| lease.version.0 == version;
-                let can: Vec<usize> =
-                    (0..world.leases.len()).filter(|&i| now(&world.leases[i].1)).collect();
+                let can: Vec<usize> = (0..world.leases.len()).filter(|&i| now(&world.leases[i].1)).collect();
                 let alive: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
                 match dice.roll(12) {
                     0 if alive.len() < 6 => drop(world.join("m").unwrap()),

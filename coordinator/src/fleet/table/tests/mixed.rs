@@ -42,7 +42,10 @@ fn each_serves_the_runs_of_its_model_and_stays_for_others() {
         world.settle();
         assert!(world.leases.iter().all(|(holder, lease)| *holder == id && lease.run == RunId(run)));
         world.answer_all();
-        assert_eq!(world.ended.pop(), Some((job, Ok(Collected { outcomes: expected(3, 0), evaluators: 1 }))));
+        assert_eq!(
+            world.ended.pop(),
+            Some((job, Ok(Collected { outcomes: expected(3, 0), evaluators: 1, missing: 0 })))
+        );
     }
 }
 
