@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::ids::EvaluatorId;
 
+/// So much longer equal shares may take than just ones.
+const UNEVEN: f64 = 0.25;
+
 /// An evaluator that takes part.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Hand {
@@ -29,6 +32,16 @@ pub(super) fn shares(mut hands: Vec<Hand>, work: f64) -> BTreeMap<EvaluatorId, f
     }
     let share = |hand: &Hand| (hand.id, (end - hand.busy) * hand.speed);
     hands.iter().map(share).filter(|&(_, share)| share > 0.0).collect()
+}
+
+/// Whether it costs little to give everybody the same: then a few leases of whole candidates are better than more
+/// of odd sizes, for measured speeds are never quite the same.
+pub(super) fn may_be_even(hands: &[Hand], work: f64) -> bool {
+    let speeds: f64 = hands.iter().map(|hand| hand.speed).sum();
+    let ahead: f64 = hands.iter().map(|hand| hand.speed * hand.busy).sum();
+    let each = work / hands.len() as f64;
+    let last = hands.iter().map(|hand| hand.busy + each / hand.speed).fold(0.0, f64::max);
+    last - (work + ahead) / speeds <= UNEVEN * work / speeds
 }
 
 /// Shares too small for a lease behind another one go together to those that have the largest; the `idle` keep theirs.
@@ -76,6 +89,14 @@ mod tests {
         assert_eq!(divided(&hands, 8.0), [3.0, 5.0, 0.0]);
         assert_eq!(divided(&hands, 1.0), [0.0, 1.0, 0.0]);
     }
+    #[test]
+    fn equal_shares_will_do_where_speeds_are_nearly_equal() {
+        assert!(may_be_even(&[hand(1, 1.0, 0.0), hand(2, 0.8, 0.0)], 8.0));
+        assert!(!may_be_even(&[hand(1, 1.0, 0.0), hand(2, 0.5, 0.0)], 8.0));
+        assert!(may_be_even(&[hand(1, 1.0, 3.0), hand(2, 1.0, 3.5)], 8.0));
+        assert!(!may_be_even(&[hand(1, 1.0, 3.0), hand(2, 1.0, 9.0)], 8.0));
+    }
+
     #[test]
     fn crumbs_are_swept_together() {
         let mut shares: BTreeMap<_, _> = (1..=9).map(|id| (EvaluatorId(id), 1.0)).collect();

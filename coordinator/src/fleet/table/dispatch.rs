@@ -21,6 +21,9 @@ use super::{JobId, Table};
 /// Candidates waiting for each evaluator from which on only half of them is divided.
 const PLENTY: f64 = 16.0;
 
+/// Candidates for each evaluator up to which they are given evenly where that is nearly just.
+const FEW: f64 = 4.0;
+
 impl Table {
     /// Lets an evaluator stand where it belongs among those that have room.
     pub(super) fn list(&mut self, id: EvaluatorId) {
@@ -142,9 +145,16 @@ impl Table {
         let crumb = job.width() as f64 * CRUMB;
         let idle: BTreeSet<EvaluatorId> =
             hands.iter().filter(|hand| hand.busy == 0.0).map(|hand| hand.id).collect();
-        let mut shares = plan::shares(hands, cells * cost);
-        shares.values_mut().for_each(|share| *share /= cost);
-        plan::without_crumbs(&mut shares, crumb, &idle);
+        let candidates = cells / (job.width() * hands.len()) as f64;
+        let shares =
+            if candidates.fract() == 0.0 && candidates <= FEW && plan::may_be_even(&hands, cells * cost) {
+                hands.iter().map(|hand| (hand.id, candidates * job.width() as f64)).collect()
+            } else {
+                let mut shares = plan::shares(hands, cells * cost);
+                shares.values_mut().for_each(|share| *share /= cost);
+                plan::without_crumbs(&mut shares, crumb, &idle);
+                shares
+            };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.shares = shares;
         }

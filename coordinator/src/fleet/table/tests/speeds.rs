@@ -121,10 +121,9 @@ fn one_evaluator_ten_times_slower_than_nine_others_costs_less_than_a_tenth() {
         let mut paces = [0.1; 10];
         paces[4] = 1.0;
         let ten = Sim::new(&paces).usual(candidates);
-        assert!(
-            ten < 1.1 * nine,
-            "{candidates} candidates: nine take {nine:.3} s, with a slow one {ten:.3} s"
-        );
+        let told = format!("{candidates} candidates: nine take {nine:.3} s, with a slow one {ten:.3} s");
+        println!("{told}");
+        assert!(ten < 1.1 * nine, "{told}");
     }
 }
 
@@ -135,6 +134,7 @@ fn a_mixed_fleet_ends_together() {
     for candidates in [20, 64, 500] {
         let took = Sim::new(&paces).usual(candidates);
         let ideal = candidates as f64 / together;
+        println!("{candidates} candidates: {took:.3} s, ideal {ideal:.3} s");
         assert!(took < 1.1 * ideal + 0.01, "{candidates} candidates: {took:.3} s, ideal {ideal:.3} s");
     }
 }
@@ -212,8 +212,10 @@ fn one_that_becomes_slow_gets_less() {
 
 #[test]
 fn thousand_evaluators_are_served_one_by_one() {
-    let mut sim = Sim::new(&[0.05; 1000]);
+    let mut dice = Dice(3);
+    let paces: Vec<f64> = (0..1000).map(|_| 0.05 * (1.0 + 0.002 * dice.roll(100) as f64)).collect();
+    let mut sim = Sim::new(&paces);
     let took = sim.usual(2000);
-    assert!(took < 0.11, "{took}");
+    assert!(took < 0.122, "{took}");
     assert!(sim.given.values().all(|given| given.len() == 1));
 }
