@@ -61,7 +61,7 @@ fn checkpoints() {
     assert_eq!(frame::read::<Checkpoint>(&path).unwrap(), checkpoint());
     let whole = fs::read(&path).unwrap();
     let bound = Bound { base: 4 << 20, each: 400 };
-    abuse(&[whole.clone()], bound, |bytes| {
+    abuse(std::slice::from_ref(&whole), bound, |bytes| {
         fs::write(&path, bytes).unwrap();
         let _ = frame::read::<Checkpoint>(&path);
     });

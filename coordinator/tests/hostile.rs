@@ -1,6 +1,6 @@
 //! Hostile callers, one kind a test, beside honest evaluators: each is refused and told why, the log says so once, and
 //! the run ends with the result it has without them.
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test's helpers, too, end by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's helpers, too, end by panicking
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -157,7 +157,7 @@ fn frames() {
     let whole = fs::read(&path).unwrap();
     // Sequences get room for a mebibyte of items at once at most, texts for what the frame's length allows.
     let bound = Bound { base: 4 << 20, each: 400 };
-    abuse(&[whole.clone()], bound, |bytes| {
+    abuse(std::slice::from_ref(&whole), bound, |bytes| {
         fs::write(&path, bytes).unwrap();
         let _ = frame::read::<Value>(&path);
     });
