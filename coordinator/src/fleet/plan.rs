@@ -15,22 +15,31 @@ pub(super) struct Hand {
     pub(super) speed: f64,
     /// Seconds until it has done what it has.
     pub(super) busy: f64,
+    /// Seconds that a lease takes beside its operations.
+    pub(super) overhead: f64,
+}
+
+impl Hand {
+    /// Seconds until the operations of another lease begin.
+    fn begin(&self) -> f64 {
+        self.busy + self.overhead
+    }
 }
 
 /// Divides `work` operations: each works until the same moment, who is busy for longer takes none.
 pub(super) fn shares(mut hands: Vec<Hand>, work: f64) -> BTreeMap<EvaluatorId, f64> {
-    hands.sort_by(|a, b| a.busy.total_cmp(&b.busy).then(a.id.cmp(&b.id)));
+    hands.sort_by(|a, b| a.begin().total_cmp(&b.begin()).then(a.id.cmp(&b.id)));
     // Who is free first begins; another one joins in where it is free before these would have ended.
     let (mut speeds, mut ahead, mut end) = (0.0, 0.0, f64::INFINITY);
     for hand in &hands {
-        if hand.busy >= end {
+        if hand.begin() >= end {
             break;
         }
         speeds += hand.speed;
-        ahead += hand.speed * hand.busy;
+        ahead += hand.speed * hand.begin();
         end = (work + ahead) / speeds;
     }
-    let share = |hand: &Hand| (hand.id, (end - hand.busy) * hand.speed);
+    let share = |hand: &Hand| (hand.id, (end - hand.begin()) * hand.speed);
     hands.iter().map(share).filter(|&(_, share)| share > 0.0).collect()
 }
 
@@ -38,10 +47,11 @@ pub(super) fn shares(mut hands: Vec<Hand>, work: f64) -> BTreeMap<EvaluatorId, f
 /// of odd sizes, for measured speeds are never quite the same.
 pub(super) fn may_be_even(hands: &[Hand], work: f64) -> bool {
     let speeds: f64 = hands.iter().map(|hand| hand.speed).sum();
-    let ahead: f64 = hands.iter().map(|hand| hand.speed * hand.busy).sum();
+    let ahead: f64 = hands.iter().map(|hand| hand.speed * hand.begin()).sum();
+    let overhead = hands.iter().map(|hand| hand.overhead).sum::<f64>() / hands.len() as f64;
     let each = work / hands.len() as f64;
-    let last = hands.iter().map(|hand| hand.busy + each / hand.speed).fold(0.0, f64::max);
-    last - (work + ahead) / speeds <= UNEVEN * work / speeds
+    let last = hands.iter().map(|hand| hand.begin() + each / hand.speed).fold(0.0, f64::max);
+    last - (work + ahead) / speeds <= UNEVEN * (overhead + work / speeds)
 }
 
 /// Shares too small for a lease behind another one go together to those that have the largest; the `idle` keep theirs.
@@ -69,7 +79,7 @@ mod tests {
     use super::*;
 
     fn hand(id: u64, speed: f64, busy: f64) -> Hand {
-        Hand { id: EvaluatorId(id), speed, busy }
+        Hand { id: EvaluatorId(id), speed, busy, overhead: 0.0 }
     }
 
     fn divided(hands: &[Hand], work: f64) -> Vec<f64> {
@@ -95,6 +105,14 @@ mod tests {
         assert!(!may_be_even(&[hand(1, 1.0, 0.0), hand(2, 0.5, 0.0)], 8.0));
         assert!(may_be_even(&[hand(1, 1.0, 3.0), hand(2, 1.0, 3.5)], 8.0));
         assert!(!may_be_even(&[hand(1, 1.0, 3.0), hand(2, 1.0, 9.0)], 8.0));
+    }
+
+    #[test]
+    fn what_a_lease_takes_beside_its_work_puts_its_end_off() {
+        let hands = [Hand { overhead: 2.0, ..hand(1, 1.0, 0.0) }, hand(2, 1.0, 0.0)];
+        assert_eq!(divided(&hands, 8.0), [3.0, 5.0]);
+        let latent = |id, busy| Hand { overhead: 50.0, ..hand(id, 20.0, busy) };
+        assert!(may_be_even(&[latent(1, 0.0), latent(2, 5.0)], 40.0), "little, beside the overhead");
     }
 
     #[test]

@@ -221,7 +221,9 @@ impl Table {
         let Some(job) = self.jobs.get(&id) else { return };
         let cells = held.uncopied.iter().map(Piece::cells).sum::<usize>() as f64;
         let speed: f64 = hands.iter().map(|hand| hand.speed).sum();
-        let sooner = cells * job.cost / speed + self.settings.patience.as_secs_f64() < remaining;
+        let overhead = hands.iter().map(|hand| hand.overhead).fold(0.0, f64::max);
+        let whole = overhead + cells * job.cost / speed;
+        let sooner = whole + self.settings.patience.as_secs_f64() < remaining;
         if job.evaluates() && !sooner {
             return;
         }

@@ -13,13 +13,38 @@ const MEMORY: f64 = 0.75;
 /// So many times what it should take, and a lease is taken for a sign that its evaluator has become slow.
 const OVERDUE: f64 = 1.5;
 
-/// The speed of one evaluator: work and time, both weighted exponentially, so that a short lease weighs little.
+/// Leases must differ so much in size, as the variance by the squared mean, to tell overhead from work.
+const SPREAD: f64 = 0.06;
+
+/// Work is never taken for less than this of what leases take.
+const LEAST_WORK: f64 = 0.05;
+
+/// What the leases of one evaluator take: sums over them, weighted exponentially.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
+    leases: f64,
     work: f64,
     seconds: f64,
+    /// Of work times work, and of work times seconds.
+    squares: f64,
+    products: f64,
     /// When it has answered last.
     last_answer: Option<Instant>,
+}
+
+/// What a lease takes, as a line: who is bound by latency is not taken for the faster the larger its leases were.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Line {
+    /// Seconds beside its operations.
+    pub(super) overhead: f64,
+    /// Operations a second.
+    pub(super) speed: f64,
+}
+
+impl Line {
+    fn seconds(&self, cost: f64) -> f64 {
+        self.overhead + cost / self.speed
+    }
 }
 
 impl Pace {
@@ -33,37 +58,54 @@ impl Pace {
         let seconds = now.saturating_duration_since(self.could_begin(sent)).as_secs_f64();
         self.last_answer = Some(now);
         if let Some(work) = work.filter(|_| seconds > 0.0) {
-            self.work = MEMORY * self.work + work;
-            self.seconds = MEMORY * self.seconds + seconds;
+            let add = |sum: &mut f64, value: f64| *sum = MEMORY * *sum + value;
+            add(&mut self.leases, 1.0);
+            add(&mut self.work, work);
+            add(&mut self.seconds, seconds);
+            add(&mut self.squares, work * work);
+            add(&mut self.products, work * seconds);
         }
     }
 
-    /// Operations a second, once measured.
+    /// Operations a second with all that leases take, once measured.
     pub(super) fn speed(&self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.work / self.seconds)
+    }
+
+    /// The line that fits best; without overhead where leases were too much alike to tell.
+    fn line(&self) -> Option<Line> {
+        let whole = self.speed()?;
+        let spread = self.leases * self.squares - self.work * self.work;
+        if spread < SPREAD * self.work * self.work {
+            return Some(Line { overhead: 0.0, speed: whole });
+        }
+        let slope = (self.leases * self.products - self.work * self.seconds) / spread;
+        let slope = slope.clamp(LEAST_WORK / whole, 1.0 / whole);
+        let overhead = ((self.seconds - slope * self.work) / self.leases).max(0.0);
+        Some(Line { overhead, speed: 1.0 / slope })
     }
 }
 
 impl Table {
-    /// The mean speed of a run's evaluators that have been measured: what the others count as.
-    fn usual_speed(&self, run: RunId) -> Option<f64> {
-        let serving = self.links.values().filter(|link| link.serves(run));
-        let (sum, count) = serving
-            .filter_map(|link| link.pace.speed())
-            .fold((0.0, 0), |(sum, count), speed| (sum + speed, count + 1));
-        (count > 0).then(|| sum / f64::from(count))
+    /// The mean of a run's evaluators that have been measured: what the others count as.
+    fn usual(&self, run: RunId) -> Option<Line> {
+        let lines = self.links.values().filter(|link| link.serves(run)).filter_map(|link| link.pace.line());
+        let (overhead, speed, count) = lines.fold((0.0, 0.0, 0.0), |(overhead, speed, count), line| {
+            (overhead + line.overhead, speed + line.speed, count + 1.0)
+        });
+        (count > 0.0).then(|| Line { overhead: overhead / count, speed: speed / count })
     }
 
     /// Everybody who can be expected to take work of a run; where nobody can, everybody who has prepared it.
     pub(super) fn hands(&self, now: Instant, run: RunId) -> Vec<Hand> {
-        let usual = self.usual_speed(run);
+        let usual = self.usual(run);
         let hand = |(id, link): (&EvaluatorId, &Link)| {
             let late = link.in_flight.iter().any(|lease| self.leases.get(lease).is_some_and(|l| l.timed_out));
-            let (speed, busy) = match link.pace.speed().or(usual) {
-                Some(speed) => self.outlook(now, link, speed),
-                None => (1.0, 0.0), // nobody has been measured
+            let hand = match link.pace.line().or(usual) {
+                Some(line) => self.outlook(now, *id, link, line),
+                None => Hand { id: *id, speed: 1.0, busy: 0.0, overhead: 0.0 }, // nobody has been measured
             };
-            (Hand { id: *id, speed, busy }, !late)
+            (hand, !late)
         };
         let all: Vec<(Hand, bool)> =
             self.links.iter().filter(|(_, link)| link.serves(run)).map(hand).collect();
@@ -71,16 +113,17 @@ impl Table {
         all.into_iter().filter(|(_, able)| *able || none).map(|(hand, _)| hand).collect()
     }
 
-    /// The speed that can be counted on, and seconds until a link has done what it can work on now. Who has been at a
-    /// lease for far longer than its speed says is as slow as that, and will be at it for as long again.
-    fn outlook(&self, now: Instant, link: &Link, speed: f64) -> (f64, f64) {
+    /// What can be counted on: the link's speed, and when it will have done what it can work on now. Who has been at a
+    /// lease for far longer than its line says is as slow as that, and will be at it for as long again.
+    fn outlook(&self, now: Instant, id: EvaluatorId, link: &Link, line: Line) -> Hand {
+        let hand = |line: Line, busy| Hand { id, speed: line.speed, busy, overhead: line.overhead };
         let held = || link.in_flight.iter().filter_map(|id| self.leases.get(id)).filter(|held| !held.ahead);
-        let Some(first) = held().find(|held| held.cost > 0.0) else { return (speed, 0.0) };
+        let Some(first) = held().find(|held| held.cost > 0.0) else { return hand(line, 0.0) };
         let elapsed = now.saturating_duration_since(link.pace.could_begin(first.since)).as_secs_f64();
-        let late = elapsed * speed > OVERDUE * first.cost;
-        let speed = if late { first.cost / (2.0 * elapsed) } else { speed };
-        let whole = held().map(|held| held.cost).sum::<f64>() / speed;
-        (speed, (whole - elapsed).max(0.0))
+        let late = elapsed > OVERDUE * line.seconds(first.cost);
+        let line = if late { Line { overhead: 0.0, speed: first.cost / (2.0 * elapsed) } } else { line };
+        let whole: f64 = held().map(|held| line.seconds(held.cost)).sum();
+        hand(line, (whole - elapsed).max(0.0))
     }
 
     /// Seconds until a lease is expected to be answered; `None` where that cannot be said, or where it is due.
@@ -88,15 +131,17 @@ impl Table {
         let link = self.links.get(&held.evaluator)?;
         let job = self.jobs.get(&held.job)?;
         let seconds = |d: Duration| d.as_secs_f64();
-        let speed = link.pace.speed().or_else(|| self.usual_speed(job.run)).filter(|_| job.evaluates());
+        let line = link.pace.line().or_else(|| self.usual(job.run)).filter(|_| job.evaluates());
         let before = link.in_flight.range(..id).filter_map(|lease| self.leases.get(lease));
-        let queued: f64 = before.filter(|held| !held.ahead).map(|held| held.cost).sum();
+        let queued = |line: Line| -> f64 {
+            before.filter(|held| !held.ahead).map(|held| line.seconds(held.cost)).sum()
+        };
         let elapsed = seconds(now.saturating_duration_since(link.pace.could_begin(held.since)));
-        let Some(speed) = speed else {
+        let Some(line) = line else {
             let slowest = seconds(job.slowest?);
             return (elapsed >= 2.0 * slowest + seconds(self.settings.patience)).then_some(elapsed);
         };
-        let whole = (queued + held.cost) / speed;
+        let whole = queued(line) + line.seconds(held.cost);
         if elapsed < whole {
             return Some(whole - elapsed);
         }
