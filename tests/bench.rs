@@ -145,11 +145,12 @@ fn a_fleet_of_simulated_evaluators_is_timed() {
         assert!(efficiency > 0.0 && efficiency <= most, "{efficiency} {more:?}");
         let calls = 20.0 * number("population");
         assert!((number("calls_per_second") * number("seconds") / calls - 1.0).abs() < 1e-9);
+        assert!(number("leases") >= 20.0, "{}", found[0]);
         assert!(number("lease_ms_p50") <= number("lease_ms_p99"), "{}", found[0]);
         assert!(number("coordinator_rss_mb") > 1.0 && number("coordinator_cpu_seconds") >= 0.0);
     }
     let table = fleet(&case, &[&FEW[..], &["--seconds", "0.2"]].concat()).expect(0);
-    for part in ["evaluators   8 of 1 ms a lease, constant", "% of the ideal", "in the middle", "MB"] {
+    for part in ["evaluators   8 of 1 ms a lease, constant", "% of the ideal", "the middle one", "MB"] {
         assert!(table.out.contains(part), "{part}\n{}", table.report());
     }
 }
