@@ -34,6 +34,11 @@ impl LeaseTimes {
         self.0.iter().for_each(|count| count.store(0, Ordering::Relaxed));
     }
 
+    /// How many leases there were.
+    pub fn leases(&self) -> u64 {
+        self.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// What `share` of the leases took at most, to one percent; `None` without leases.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let counts: Vec<u64> = self.0.iter().map(|count| count.load(Ordering::Relaxed)).collect();
@@ -61,6 +66,7 @@ mod tests {
             let found = times.quantile(share).unwrap().as_secs_f64();
             assert!((found / wanted - 1.0).abs() < 0.011, "{share}: {found}");
         }
+        assert_eq!(times.leases(), 1000);
         times.clear();
         times.add(Duration::MAX);
         times.add(Duration::ZERO);

@@ -23,6 +23,8 @@ const ARRIVAL: Duration = Duration::from_secs(60);
 pub(super) struct Measured {
     pub(super) generations: u64,
     pub(super) seconds: f64,
+    /// Leases answered, copies among them.
+    pub(super) leases: u64,
     /// Median and 99th percentile of what a lease took, from its order into the stream to its answer out of it.
     pub(super) lease: [Option<Duration>; 2],
     /// Processor seconds of this process while the clock ran.
@@ -64,6 +66,7 @@ pub(super) async fn run(plan: &Plan, fleet: &Handle, times: &LeaseTimes) -> Resu
     Ok(Measured {
         generations: generations.number - before,
         seconds,
+        leases: times.leases(),
         lease: [0.5, 0.99].map(|share| times.quantile(share)),
         cpu_seconds: used,
         rss_bytes: shared::system::peak_memory(),
@@ -114,7 +117,6 @@ impl<'a> Generations<'a> {
         };
         self.ahead = Some(self.offer(self.number + 1).await?);
         let gathered = now.ticket.gathered().await?;
-        check(&now.keys, self.plan.examples, &gathered)?;
         let update = ContextUpdate {
             run: RUN,
             version: ContextVersion(self.number + 1),
@@ -123,6 +125,7 @@ impl<'a> Generations<'a> {
         };
         self.fleet.set_context(update).await?;
         self.number += 1;
+        check(&now.keys, self.plan.examples, &gathered)?; // while the next generation is at work
         Ok(gathered)
     }
 

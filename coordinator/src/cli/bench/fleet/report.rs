@@ -41,6 +41,7 @@ pub(super) fn json(plan: &Plan, measured: &Measured) -> Value {
         "seed": plan.seed,
         "generations": measured.generations,
         "seconds": measured.seconds,
+        "leases": measured.leases,
         "calls_per_second": calls_per_second(plan, measured),
         "efficiency": efficiency(plan, measured),
         "lease_ms_p50": p50,
@@ -61,7 +62,7 @@ pub(super) fn table(plan: &Plan, measured: &Measured) -> String {
         "evaluators   {} of {} ms a {}, {}\n\
          generations  {} of {} candidates in {:.2} s\n\
          calls        {:.0} a second, {:.1} % of the ideal\n\
-         lease        {p50} in the middle, {p99} the slowest of a hundred\n\
+         leases       {:.1} a generation, {p50} the middle one, {p99} the slowest of a hundred\n\
          coordinator  {}, {} in use",
         plan.evaluators,
         plan.latency.as_secs_f64() * 1e3,
@@ -72,6 +73,7 @@ pub(super) fn table(plan: &Plan, measured: &Measured) -> String {
         measured.seconds,
         calls_per_second(plan, measured),
         100.0 * efficiency(plan, measured),
+        measured.leases as f64 / measured.generations as f64,
         shown(measured.rss_bytes.map(|bytes| bytes as f64 / 1e6), "MB"),
         shown(cores, "cores"),
     )

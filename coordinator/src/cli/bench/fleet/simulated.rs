@@ -14,6 +14,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
+use tracing::debug;
 
 use super::device::{Device, Trouble};
 use super::plan::Plan;
@@ -28,6 +29,9 @@ const ATTEMPTS: u32 = 20;
 
 /// How long a stream that has fallen silent stays open.
 const SILENT: Duration = Duration::from_secs(5);
+
+/// The runtime's timers go off at the next step; half a step before the time makes that the nearest one.
+const STEP: Duration = Duration::from_millis(1);
 
 /// How long a farewell may take.
 const PARTING: Duration = Duration::from_secs(3);
@@ -85,9 +89,17 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
     let client = EvaluatorsClient::new(channel);
     let mut client = client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let (out, reports) = mpsc::channel(REPORTS);
-    let mut stay =
-        Stay { plan, device, out, context: BTreeMap::new(), early: Vec::new(), due: VecDeque::new() };
-    stay.say(report::Kind::Hello(work::hello(plan, index).into())).await?;
+    let hello = work::hello(plan, index);
+    let mut stay = Stay {
+        plan,
+        name: hello.name.clone(),
+        device,
+        out,
+        context: BTreeMap::new(),
+        early: Vec::new(),
+        due: VecDeque::new(),
+    };
+    stay.say(report::Kind::Hello(hello.into())).await?;
     let answered = client.work(ReceiverStream::new(reports)).await;
     let mut orders = answered.map_err(|status| status.message().to_owned())?.into_inner();
     let mut beat = interval(HEARTBEAT);
@@ -103,7 +115,7 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
                     None => {}
                 }
             }
-            () = sleep_until(next), if !stay.due.is_empty() => {
+            () = sleep_until(next - STEP / 2), if !stay.due.is_empty() => {
                 if let Some((_, report)) = stay.due.pop_front() {
                     stay.say(report).await?;
                 }
@@ -123,6 +135,7 @@ async fn goodbye(out: mpsc::Sender<v1::Report>, mut orders: Streaming<v1::Order>
 /// One stay of one evaluator.
 struct Stay<'a> {
     plan: &'a Plan,
+    name: String,
     device: &'a mut Device,
     out: mpsc::Sender<v1::Report>,
     /// Each run's version of the context.
@@ -190,7 +203,18 @@ impl Stay<'_> {
         let Some(lease::Work::Evaluate(work)) = lease.work else { return }; // nothing else is offered
         let examples = work.examples.unwrap_or_default();
         let size = work.candidates.len() * (examples.end - examples.start) as usize;
-        let done = self.device.done_at(Instant::now(), size);
+        let now = Instant::now();
+        let done = self.device.done_at(now, size);
+        debug!(
+            "{}: lease-{} of v{}: {} candidates on {}..{}, done in {:?}",
+            self.name,
+            lease.id,
+            lease.version,
+            work.candidates.len(),
+            examples.start,
+            examples.end,
+            done - now
+        );
         let outcomes = work.candidates.iter().map(|z| outcome(z, &examples)).collect();
         let canary = work.canary.map(|canary| {
             let (loss, predicted) = work::outcome(key(&canary.z), canary.example);
