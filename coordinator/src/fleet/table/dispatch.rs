@@ -138,7 +138,11 @@ impl Table {
     /// Divides what waits of a job.
     fn divide(&mut self, now: Instant, id: JobId) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let hands = self.hands(now, job.run);
+        let mut hands = self.hands(now, job.run);
+        if self.runs.get(&job.run).is_some_and(|run| run.version() != job.version) {
+            // All of them begin together, when the last has ended what is before it.
+            hands.iter_mut().for_each(|hand| hand.busy = 0.0);
+        }
         let (cells, cost) = (job.waiting_cells() as f64, job.cost);
         let plenty = cells >= PLENTY * (job.width() * hands.len()) as f64;
         let cells = if plenty { cells / 2.0 } else { cells };
