@@ -7,6 +7,9 @@ use shared::ids::EvaluatorId;
 /// So much longer equal shares may take than just ones.
 const UNEVEN: f64 = 0.25;
 
+/// Speeds up to this factor apart may be the same.
+const ALIKE: f64 = 1.3;
+
 /// An evaluator that takes part.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Hand {
@@ -24,6 +27,19 @@ impl Hand {
     fn begin(&self) -> f64 {
         self.busy + self.overhead
     }
+}
+
+/// Speeds that differ from the median by no more than measurements do are taken for it: odd shares that follow from
+/// chance alone would be more leases, which are more load and more chance.
+pub(super) fn liken(hands: &mut [Hand]) {
+    let mut speeds: Vec<f64> = hands.iter().map(|hand| hand.speed).collect();
+    if speeds.is_empty() {
+        return;
+    }
+    let middle = speeds.len() / 2;
+    let (_, &mut median, _) = speeds.select_nth_unstable_by(middle, f64::total_cmp);
+    let alike = |speed: f64| speed < median * ALIKE && speed > median / ALIKE;
+    hands.iter_mut().filter(|hand| alike(hand.speed)).for_each(|hand| hand.speed = median);
 }
 
 /// Divides `work` operations: each works until the same moment, who is busy for longer takes none.
@@ -113,6 +129,13 @@ mod tests {
         assert_eq!(divided(&hands, 8.0), [3.0, 5.0]);
         let latent = |id, busy| Hand { overhead: 50.0, ..hand(id, 20.0, busy) };
         assert!(may_be_even(&[latent(1, 0.0), latent(2, 5.0)], 40.0), "little, beside the overhead");
+    }
+
+    #[test]
+    fn speeds_that_may_be_the_same_are() {
+        let mut hands = [1.0, 1.2, 0.85, 0.5, 3.0].map(|speed| hand(1, speed, 0.0));
+        liken(&mut hands);
+        assert_eq!(hands.map(|hand| hand.speed), [1.0, 1.0, 1.0, 0.5, 3.0]);
     }
 
     #[test]

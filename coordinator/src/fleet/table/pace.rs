@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use shared::ids::{EvaluatorId, LeaseId, RunId};
 
-use super::super::plan::Hand;
+use super::super::plan::{self, Hand};
 use super::{Held, Link, Table};
 
 /// What a lease weighs against the one after it.
@@ -110,7 +110,10 @@ impl Table {
         let all: Vec<(Hand, bool)> =
             self.links.iter().filter(|(_, link)| link.serves(run)).map(hand).collect();
         let none = all.iter().all(|(_, able)| !able);
-        all.into_iter().filter(|(_, able)| *able || none).map(|(hand, _)| hand).collect()
+        let mut hands: Vec<Hand> =
+            all.into_iter().filter(|(_, able)| *able || none).map(|(hand, _)| hand).collect();
+        plan::liken(&mut hands);
+        hands
     }
 
     /// What can be counted on: the link's speed, and when it will have done what it can work on now. Who has been at a
