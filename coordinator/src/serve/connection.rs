@@ -102,8 +102,8 @@ pub(super) struct Guarded {
     address: SocketAddr,
     connection: Arc<Connection>,
     clock: Pin<Box<Sleep>>,
-    /// Ends when the connection has to make room for another.
-    may_stay: oneshot::Receiver<()>,
+    /// Says when the connection has to make room for another; gone when no more are let in.
+    make_room: Option<oneshot::Receiver<()>>,
     received: bool,
     ended: bool,
     refused: Arc<Seldom>,
@@ -117,16 +117,25 @@ impl Guarded {
         connection: Arc<Connection>,
         refused: Arc<Seldom>,
     ) -> (Self, oneshot::Sender<()>) {
-        let (stay, may_stay) = oneshot::channel();
+        let (room, make_room) = oneshot::channel();
         let clock = Box::pin(sleep(connection.limits.first_call));
-        (Self { io, address, connection, clock, may_stay, received: false, ended: false, refused }, stay)
+        let make_room = Some(make_room);
+        (Self { io, address, connection, clock, make_room, received: false, ended: false, refused }, room)
     }
 
     /// Whether the connection has to end.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.connection.stranger() && Pin::new(&mut self.may_stay).poll(cx).is_ready() {
-            let why = "it had to make room for a newer connection";
-            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        if self.connection.stranger() {
+            let ended = |why| Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+            match self.make_room.as_mut().map(|asked| Pin::new(asked).poll(cx)) {
+                Some(Poll::Ready(Ok(()))) => return ended("it had to make room for a newer connection"),
+                Some(Poll::Ready(Err(_))) => self.make_room = None,
+                Some(Poll::Pending) | None => {}
+            }
+            // One that has had a call is ended by its server, after the last word of that.
+            if self.make_room.is_none() && !self.connection.called.load(Ordering::Relaxed) {
+                return ended("the coordinator is ending");
+            }
         }
         while self.clock.as_mut().poll(cx).is_ready() {
             match self.connection.left() {
