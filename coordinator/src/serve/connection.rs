@@ -102,41 +102,40 @@ pub(super) struct Guarded {
     address: SocketAddr,
     connection: Arc<Connection>,
     clock: Pin<Box<Sleep>>,
-    /// Tells when the connection has to make room for another; none once nobody can tell so any more.
-    give_way: Option<oneshot::Receiver<()>>,
+    /// Says when the connection has to make room for another; gone when no more are let in.
+    make_room: Option<oneshot::Receiver<()>>,
     received: bool,
     ended: bool,
     refused: Arc<Seldom>,
 }
 
 impl Guarded {
-    /// Guards `io`; what is sent is the connection's end.
+    /// Guards `io`; the sender's end is the connection's.
     pub(super) fn new(
         io: TcpStream,
         address: SocketAddr,
         connection: Arc<Connection>,
         refused: Arc<Seldom>,
     ) -> (Self, oneshot::Sender<()>) {
-        let (out, give_way) = oneshot::channel();
+        let (room, make_room) = oneshot::channel();
         let clock = Box::pin(sleep(connection.limits.first_call));
-        let give_way = Some(give_way);
-        (Self { io, address, connection, clock, give_way, received: false, ended: false, refused }, out)
-    }
-
-    /// Whether it has to make room.
-    fn poll_way(&mut self, cx: &mut Context<'_>) -> bool {
-        let told = self.give_way.as_mut().map(|way| Pin::new(way).poll(cx));
-        if let Some(Poll::Ready(_)) = told {
-            self.give_way = None;
-        }
-        matches!(told, Some(Poll::Ready(Ok(()))))
+        let make_room = Some(make_room);
+        (Self { io, address, connection, clock, make_room, received: false, ended: false, refused }, room)
     }
 
     /// Whether the connection has to end.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.connection.stranger() && self.poll_way(cx) {
-            let why = "it had to make room for a newer connection";
-            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        if self.connection.stranger() {
+            let ended = |why| Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+            match self.make_room.as_mut().map(|asked| Pin::new(asked).poll(cx)) {
+                Some(Poll::Ready(Ok(()))) => return ended("it had to make room for a newer connection"),
+                Some(Poll::Ready(Err(_))) => self.make_room = None,
+                Some(Poll::Pending) | None => {}
+            }
+            // One that has had a call is ended by its server, after the last word of that.
+            if self.make_room.is_none() && !self.connection.called.load(Ordering::Relaxed) {
+                return ended("the coordinator is ending");
+            }
         }
         while self.clock.as_mut().poll(cx).is_ready() {
             match self.connection.left() {

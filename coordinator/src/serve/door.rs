@@ -18,7 +18,7 @@ use super::connection::{Connection, Guarded};
 use super::limits::{ARRIVALS, Limits, PACE};
 use super::seldom::Seldom;
 
-/// A stranger, and how it is told to make room.
+/// A stranger, and how to tell it to make room.
 type Stranger = (Weak<Connection>, oneshot::Sender<()>);
 
 /// Incoming connections.
@@ -58,13 +58,14 @@ impl Door {
             self.strangers.retain(|(stranger, _)| stranger.upgrade().is_some_and(|found| found.stranger()));
         }
         while self.strangers.len() >= self.limits.strangers {
-            let Some((_, out)) = self.strangers.pop_front() else { break };
-            let _ = out.send(()); // it may have gone by itself
+            if let Some((_, make_room)) = self.strangers.pop_front() {
+                let _ = make_room.send(()); // it may have gone
+            }
         }
         let connection = Arc::new(Connection::new(Arc::clone(&self.places), self.limits));
         let stranger = Arc::downgrade(&connection);
-        let (guarded, stay) = Guarded::new(io, address, connection, Arc::clone(&self.refused));
-        self.strangers.push_back((stranger, stay));
+        let (guarded, make_room) = Guarded::new(io, address, connection, Arc::clone(&self.refused));
+        self.strangers.push_back((stranger, make_room));
         guarded
     }
 
