@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) waiting: Vec<Waiting>,
     /// Cells that each may still take of it, until it is divided again.
     pub(super) shares: BTreeMap<EvaluatorId, f64>,
+    /// When they were last made.
+    pub(super) divided: Option<Instant>,
     /// Leases out on it, given by or given up in vain.
     pub(super) out: BTreeSet<LeaseId>,
     /// The longest that an answered lease took.
@@ -85,6 +87,7 @@ impl Job {
             cost: task.cell_cost(prepare, ready),
             waiting: Some(everything).filter(|all| all.piece.cells() > 0).into_iter().collect(),
             shares: BTreeMap::new(),
+            divided: None,
             out: BTreeSet::new(),
             slowest: None,
             begun: None,

@@ -9,7 +9,7 @@
 //! last stood.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::ids::{EvaluatorId, LeaseId, RunId};
 
@@ -23,6 +23,12 @@ const PLENTY: f64 = 16.0;
 
 /// Candidates for each evaluator up to which they are given evenly where that is nearly just.
 const FEW: f64 = 4.0;
+
+/// A pause between two divisions of a job, for each evaluator: some ten times what looking at it costs.
+const DIVISION: Duration = Duration::from_micros(20);
+
+/// So many may be looked at as often as one likes.
+const SMALL: usize = 64;
 
 impl Table {
     /// Lets an evaluator stand where it belongs among those that have room.
@@ -119,7 +125,11 @@ impl Table {
             if !idle && !job.shares.is_empty() {
                 return None; // it has had its share, and others are still to take theirs
             }
-            self.divide(now, id);
+            if self.may_divide_again(now, job) {
+                self.divide(now, id);
+            } else {
+                self.give_equally(id, by);
+            }
         }
         let job = self.jobs.get_mut(&id)?;
         let crumb = job.width() as f64 * CRUMB;
@@ -133,6 +143,21 @@ impl Table {
             job.shares.insert(by, left);
         }
         Some(waiting)
+    }
+
+    /// Gives one evaluator an equal share of what waits, without a look at the others.
+    fn give_equally(&mut self, id: JobId, by: EvaluatorId) {
+        let count = self.links.len().max(1) as f64;
+        if let Some(job) = self.jobs.get_mut(&id) {
+            let share = job.waiting_cells() as f64 / count;
+            job.shares.insert(by, share.max(job.width() as f64 * CRUMB));
+        }
+    }
+
+    /// Whether so much time has passed that another look at everybody costs little of it.
+    fn may_divide_again(&self, now: Instant, job: &Job) -> bool {
+        let pause = DIVISION * self.links.len().saturating_sub(SMALL) as u32;
+        job.divided.is_none_or(|then| now.saturating_duration_since(then) >= pause)
     }
 
     /// Divides what waits of a job.
@@ -161,6 +186,7 @@ impl Table {
             };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.shares = shares;
+            job.divided = Some(now);
         }
     }
 

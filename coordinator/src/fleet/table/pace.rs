@@ -28,6 +28,8 @@ pub(super) struct Pace {
     /// Of work times work, and of work times seconds.
     squares: f64,
     products: f64,
+    /// Seconds of a lease beside its work, as found when leases last differed enough.
+    overhead: f64,
     /// When it has answered last.
     last_answer: Option<Instant>,
 }
@@ -64,6 +66,7 @@ impl Pace {
             add(&mut self.seconds, seconds);
             add(&mut self.squares, work * work);
             add(&mut self.products, work * seconds);
+            self.overhead = self.intercept().unwrap_or(self.overhead);
         }
     }
 
@@ -72,17 +75,21 @@ impl Pace {
         (self.seconds > 0.0).then(|| self.work / self.seconds)
     }
 
-    /// The line that fits best; without overhead where leases were too much alike to tell.
-    fn line(&self) -> Option<Line> {
-        let whole = self.speed()?;
+    /// Where the line that fits best begins; none where leases were too much alike to tell.
+    fn intercept(&self) -> Option<f64> {
         let spread = self.leases * self.squares - self.work * self.work;
         if spread < SPREAD * self.work * self.work {
-            return Some(Line { overhead: 0.0, speed: whole });
+            return None;
         }
         let slope = (self.leases * self.products - self.work * self.seconds) / spread;
-        let slope = slope.clamp(LEAST_WORK / whole, 1.0 / whole);
-        let overhead = ((self.seconds - slope * self.work) / self.leases).max(0.0);
-        Some(Line { overhead, speed: 1.0 / slope })
+        Some(((self.seconds - slope * self.work) / self.leases).max(0.0))
+    }
+
+    /// The line that fits best, once anything has been measured.
+    fn line(&self) -> Option<Line> {
+        let (whole, each) = (self.speed()?, self.seconds / self.leases);
+        let overhead = self.overhead.min((1.0 - LEAST_WORK) * each);
+        Some(Line { overhead, speed: whole * each / (each - overhead) })
     }
 }
 
