@@ -42,7 +42,8 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
     let options = ServeOptions::try_from(&args.serve)?.with_stopping(stop.clone());
     let lease_timeout = Duration::from_secs(args.lease_timeout_s);
-    let settings = fleet::Settings { lease_timeout, mixed: true, ..fleet::Settings::default() };
+    let silence = Duration::from_secs(args.serve.silence);
+    let settings = fleet::Settings { lease_timeout, silence, mixed: true, ..fleet::Settings::default() };
     let (fleet, owner) = Fleet::spawn(settings);
     let limits = Limits { at_work: args.max_runs.into(), queued: args.max_queued.into() };
     let standing = Standing::open(&args.folder, fleet.clone(), limits)?;
