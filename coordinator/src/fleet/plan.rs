@@ -90,6 +90,19 @@ pub(super) fn without_crumbs(
     }
 }
 
+/// Makes all shares whole numbers of `unit`s, their sum as near to what it was as can be: who lacks least is rounded up.
+pub(super) fn whole(shares: &mut BTreeMap<EvaluatorId, f64>, unit: f64) {
+    let units = (shares.values().sum::<f64>() / unit).round();
+    let mut parts: Vec<(EvaluatorId, f64)> = shares.iter().map(|(id, share)| (*id, share / unit)).collect();
+    let spare = units - parts.iter().map(|(_, share)| share.floor()).sum::<f64>();
+    parts.sort_by(|a, b| b.1.fract().total_cmp(&a.1.fract()).then(a.0.cmp(&b.0)));
+    for (place, (id, share)) in parts.into_iter().enumerate() {
+        let up = if (place as f64) < spare { 1.0 } else { 0.0 };
+        shares.insert(id, (share.floor() + up) * unit);
+    }
+    shares.retain(|_, share| *share > 0.0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +149,14 @@ mod tests {
         let mut hands = [1.0, 1.2, 0.85, 0.5, 3.0].map(|speed| hand(1, speed, 0.0));
         liken(&mut hands);
         assert_eq!(hands.map(|hand| hand.speed), [1.0, 1.0, 1.0, 0.5, 3.0]);
+    }
+
+    #[test]
+    fn whole_shares_have_the_same_sum() {
+        let mut shares: BTreeMap<_, _> =
+            [4.2, 3.9, 0.7, 7.2].into_iter().enumerate().map(|(i, s)| (EvaluatorId(i as u64), s)).collect();
+        whole(&mut shares, 2.0);
+        assert_eq!(shares.into_values().collect::<Vec<_>>(), [4.0, 4.0, 8.0]);
     }
 
     #[test]

@@ -24,6 +24,9 @@ const PLENTY: f64 = 16.0;
 /// Candidates for each evaluator up to which they are given evenly where that is nearly just.
 const FEW: f64 = 4.0;
 
+/// So many evaluators get whole candidates alone, where there are enough: a lease more for each would be the larger cost.
+const MANY: usize = 256;
+
 /// A pause between two divisions of a job, for each evaluator: some ten times what looking at it costs.
 const DIVISION: Duration = Duration::from_micros(20);
 
@@ -179,9 +182,14 @@ impl Table {
             if candidates.fract() == 0.0 && candidates <= FEW && plan::may_be_even(&hands, cells * cost) {
                 hands.iter().map(|hand| (hand.id, candidates * job.width() as f64)).collect()
             } else {
+                let many = hands.len() >= MANY && candidates >= 1.0;
                 let mut shares = plan::shares(hands, cells * cost);
                 shares.values_mut().for_each(|share| *share /= cost);
-                plan::without_crumbs(&mut shares, crumb, &idle);
+                if many {
+                    plan::whole(&mut shares, job.width() as f64);
+                } else {
+                    plan::without_crumbs(&mut shares, crumb, &idle);
+                }
                 shares
             };
         if let Some(job) = self.jobs.get_mut(&id) {
