@@ -1,7 +1,7 @@
 //! The gRPC server: a listener and a shutdown come in; evaluators and clients are served until then.
 //!
-//! What a caller may cost is bounded: [`limits`] has the numbers, [`door`] and [`connection`] keep those on
-//! connections, [`calls`] counts calls, [`allowance`] and [`asked`] bound an evaluator's reports.
+//! What a caller may cost is bounded: `limits` has the numbers, `door` and `connection` keep those on
+//! connections, `calls` counts calls, `allowance` and `asked` bound an evaluator's reports.
 
 mod allowance;
 mod asked;
