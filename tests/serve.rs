@@ -79,8 +79,9 @@ fn what_is_wrong_with_a_run_is_said_as_tune_says_it() {
         said(&mut standing.command(&case, "submit", &["wrong.toml"])),
         said(&mut case.zeroth(&["tune", "wrong.toml"])),
     );
-    let outside = said(&mut standing.command(&case, "submit", &["run.toml", "--set", "run.folder=/tmp/x"]));
-    assert!(outside.contains("/tmp/x is not a place for a run"), "{outside}");
+    let outside =
+        said(&mut standing.command(&case, "submit", &["run.toml", "--set", "run.folder=/elsewhere"]));
+    assert!(outside.contains("/elsewhere is not a place for a run"), "{outside}");
     let absent = run(&mut standing.command(&case, "fetch", &["7", "--to", "x"])).expect(2);
     assert!(absent.err.contains("there is no run 7 here"), "{}", absent.report());
     assert!(!case.path("runs/1.json").exists() && !case.path("x.part").exists());

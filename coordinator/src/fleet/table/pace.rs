@@ -44,7 +44,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn seconds(&self, cost: f64) -> f64 {
+    pub(super) fn seconds(&self, cost: f64) -> f64 {
         self.overhead + cost / self.speed
     }
 }
@@ -86,7 +86,7 @@ impl Pace {
     }
 
     /// The line that fits best, once anything has been measured.
-    fn line(&self) -> Option<Line> {
+    pub(super) fn line(&self) -> Option<Line> {
         let (whole, each) = (self.speed()?, self.seconds / self.leases);
         let overhead = self.overhead.min((1.0 - LEAST_WORK) * each);
         Some(Line { overhead, speed: whole * each / (each - overhead) })

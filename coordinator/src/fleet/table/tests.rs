@@ -605,4 +605,5 @@ mod deadline;
 mod fairness;
 mod liveness;
 mod mixed;
+mod pace;
 mod speeds;
