@@ -3,7 +3,7 @@
 //! What a proxy cannot do is done here: a cable is pulled without either side hearing of it, and packets are lost.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::{Case, Dice, Family, Process, binary, generations_done, until};
 
@@ -12,7 +12,9 @@ use crate::{alone, assert_as_whole, seed, whole};
 /// Evaluators, each on a host of its own.
 const EVALUATORS: usize = 3;
 const FAULTS: usize = 24;
-const GENERATIONS: usize = 300;
+/// Generations from one fault's beginning to the next one's.
+const APART: usize = 24;
+const GENERATIONS: usize = FAULTS * APART + 24;
 
 /// Hosts on a switch; they go when dropped.
 struct Network {
@@ -121,17 +123,21 @@ fn hosts_lose_their_cables_and_packets() {
         Process::start(&mut network.on(host, &command))
     };
     let mut evaluators: Vec<Process> = (1..=EVALUATORS).map(start).collect();
-    let run_to = |coordinator: &mut Process, generation: usize| {
-        until("generations", || {
-            assert!(coordinator.is_running(), "over too soon\n{}", coordinator.report());
-            (generations_done(&case.path("hosts")) >= generation).then_some(())
-        });
+    let done = |coordinator: &mut Process| {
+        assert!(coordinator.is_running(), "over too soon\n{}", coordinator.report());
+        generations_done(&case.path("hosts"))
     };
     let mut lossy = 0;
     for fault in 0..FAULTS {
-        run_to(&mut coordinator, 1 + 11 * fault);
+        let begins = 1 + APART * fault;
+        until("generations", || (done(&mut coordinator) >= begins).then_some(()));
         let host = dice.roll(1, EVALUATORS + 1);
-        let moment = Duration::from_millis(dice.roll(50, 1500) as u64);
+        // A fault lasts a while, and less where the run comes on so fast without the host that faults would be missed.
+        let (began, moment) = (Instant::now(), Duration::from_millis(dice.roll(50, 1500) as u64));
+        let mut last = || {
+            let enough = |done| began.elapsed() >= moment || done >= begins + APART * 3 / 4;
+            until("a fault's end", || enough(done(&mut coordinator)).then_some(()));
+        };
         match dice.roll(0, 4) {
             0 => {
                 let killed = std::mem::replace(&mut evaluators[host - 1], start(host));
@@ -139,17 +145,17 @@ fn hosts_lose_their_cables_and_packets() {
             }
             1 if network.loss(host, true) => {
                 lossy += 1;
-                run_to(&mut coordinator, 6 + 11 * fault);
+                last();
                 network.loss(host, false);
             }
             2 => {
                 network.cable(0, false); // the coordinator's own: everybody is lost
-                std::thread::sleep(moment);
+                last();
                 network.cable(0, true);
             }
             _ => {
                 network.cable(host, false);
-                std::thread::sleep(moment);
+                last();
                 network.cable(host, true);
             }
         }
