@@ -17,6 +17,7 @@ pub mod device;
 pub mod dial;
 pub mod engine;
 pub mod facts;
+pub mod fetch;
 pub mod kernel;
 pub mod memory;
 pub mod model;

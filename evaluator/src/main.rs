@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use evaluator::backbone::Dtype;
 use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::fetch::{self, FetchError};
 use evaluator::model::Model;
 use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::{HEARTBEAT, Worker};
@@ -26,14 +28,20 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "zeroth-evaluator", version)]
 struct Cli {
     /// The coordinator's address, `http://HOST:PORT` or `https://HOST:PORT`.
-    #[arg(long, env = "ZEROTH_COORDINATOR", value_name = "URL")]
-    coordinator: String,
+    #[arg(long, env = "ZEROTH_COORDINATOR", value_name = "URL", required_unless_present = "fetch_only")]
+    coordinator: Option<String>,
     /// Folder, GGUF file or hub id of the model; it must be the run's.
     #[arg(long, env = "ZEROTH_MODEL", value_name = "DIR|ID")]
     model: String,
     /// Revision, when the model comes from the hub.
     #[arg(long, env = "ZEROTH_REVISION")]
     revision: Option<String>,
+    /// Bring the model here (a hub id into the hub's cache), and end: for a volume that evaluators share.
+    #[arg(long)]
+    fetch_only: bool,
+    /// Where the model is not there yet, wait until another process has brought it.
+    #[arg(long)]
+    wait_for_model: bool,
     /// What the blocks' linear layers are computed in, f32, bf16, int8, or on a GPU f16; it must be the run's model.dtype.
     #[arg(long, env = "ZEROTH_DTYPE", value_name = "TYPE", default_value_t)]
     dtype: Dtype,
@@ -68,6 +76,9 @@ struct Cli {
     /// Pauses between two attempts to reach the coordinator grow up to so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     longest_pause: u64,
+    /// Exit code after SIGTERM or SIGINT: one that whoever starts evaluators can tell from a run that is done.
+    #[arg(long, env = "ZEROTH_STOPPED_CODE", value_name = "CODE", default_value_t = 0)]
+    stopped_code: u8,
     #[command(flatten)]
     security: Files,
     /// What to log: error, warn, info, debug, or a filter such as `evaluator=debug`.
@@ -82,7 +93,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log(&cli);
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Done::Finished) => ExitCode::SUCCESS,
+        Ok(Done::Stopped { code }) => ExitCode::from(code),
         Err(Ended::Input(text)) => {
             eprintln!("error: {}", text.replace('\n', " "));
             ExitCode::from(2)
@@ -94,6 +106,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// How the process ends when all went well.
+enum Done {
+    /// There is nothing more to do.
+    Finished,
+    /// A signal came first; the exit code that was asked for then.
+    Stopped { code: u8 },
+}
+
 /// Why the process ends early.
 enum Ended {
     /// The user can mend it: exit code 2.
@@ -102,7 +122,7 @@ enum Ended {
     Failed(String),
 }
 
-fn run(cli: Cli) -> Result<(), Ended> {
+fn run(cli: Cli) -> Result<Done, Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // it only moves messages
         .enable_all()
@@ -117,8 +137,19 @@ fn failed(error: impl std::fmt::Display) -> Ended {
     Ended::Failed(error.to_string())
 }
 
-async fn work(cli: Cli) -> Result<(), Ended> {
+async fn work(cli: Cli) -> Result<Done, Ended> {
     let mut stop = pin!(stopped().map_err(failed)?);
+    let stopped = Done::Stopped { code: cli.stopped_code };
+    tokio::select! {
+        fetched = fetch::fetch(&cli.model, cli.revision.as_deref(), cli.wait_for_model) => fetched.map_err(|error| match error {
+            FetchError::Locate(error) => Ended::Input(error.to_string()),
+            FetchError::Look(error) => failed(error),
+        })?,
+        () = stop.as_mut() => return Ok(stopped),
+    };
+    if cli.fetch_only {
+        return Ok(Done::Finished);
+    }
     let limits = Limits {
         max_batch_tokens: cli.max_batch_tokens,
         projections: cli.projections,
@@ -130,13 +161,13 @@ async fn work(cli: Cli) -> Result<(), Ended> {
     let load = move || Model::load_on(device, &path, Path::new(""), revision.as_deref(), dtype);
     let model = tokio::select! {
         loaded = spawn_blocking(load) => loaded.map_err(failed)?.map_err(|error| Ended::Input(error.to_string()))?,
-        () = stop.as_mut() => return Ok(()), // a large model takes its time, and nobody waits for it any more
+        () = stop.as_mut() => return Ok(stopped), // a large model takes its time, and nobody waits for it any more
     };
     let hello = hello(&cli, &model, resources.max_batch_tokens());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
     let silence = Duration::from_secs(cli.silence);
     let options = DialOptions {
-        url: cli.coordinator,
+        url: cli.coordinator.unwrap_or_default(), // clap asks for it unless --fetch-only
         security,
         hello,
         silence,
@@ -145,12 +176,18 @@ async fn work(cli: Cli) -> Result<(), Ended> {
     };
     let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT.min(silence / 4) };
     let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
+    let told = AtomicBool::new(false);
+    let stop = async {
+        stop.await;
+        told.store(true, Ordering::Relaxed);
+    };
     dial::run(options, start, stop).await.map_err(|error| match error {
         DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
             Ended::Input(error.to_string())
         }
         other => failed(other),
-    })
+    })?;
+    Ok(if told.into_inner() { stopped } else { Done::Finished })
 }
 
 /// Ends at the first SIGINT or SIGTERM: unanswered leases go back to the coordinator.
