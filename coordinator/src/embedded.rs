@@ -12,8 +12,10 @@ use evaluator::facts::{self, Facts};
 use evaluator::memory::Sizes;
 use evaluator::model::Model;
 use evaluator::models::locate;
+use evaluator::observe::Observer;
 use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::{HEARTBEAT, Worker};
+use proto::observe::Traces;
 use shared::messages::Hello;
 use shared::model::Located;
 use shared::spec::{BatchTokens, Bytes, Device, Dtype, KeepProjections, Method, ModelSpec, SearchSpec};
@@ -46,6 +48,8 @@ pub struct Settings<'a> {
     pub projections: KeepProjections,
     /// The search that runs in this process too.
     pub search: Option<&'a SearchSpec>,
+    /// The way for its spans.
+    pub traces: &'a Traces,
 }
 
 /// The model's files, where they are on this machine; nothing is fetched.
@@ -165,6 +169,11 @@ pub async fn attach(
         max_batch_tokens: resources.max_batch_tokens(),
     };
     let link = fleet.attach_sole(hello).await.map_err(Error::input)?;
-    let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT };
+    let worker = Worker {
+        model: Arc::new(model),
+        resources,
+        heartbeat: HEARTBEAT,
+        observer: Observer::traced(settings.traces),
+    };
     Ok(tokio::spawn(worker.run(link.orders, link.reports)))
 }

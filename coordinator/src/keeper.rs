@@ -5,12 +5,12 @@
 //! generation tries again, and what waits is kept; only [`Keeper::flush`] gives up, after the time it was given.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
@@ -52,6 +52,25 @@ impl Desk {
     }
 }
 
+/// When a checkpoint was last on disk, or the keeper began; clones tell the same.
+#[derive(Clone, Debug)]
+pub struct Saved(Arc<Mutex<time::Instant>>);
+
+impl Saved {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(time::Instant::now())))
+    }
+
+    fn again(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = time::Instant::now();
+    }
+
+    /// How long ago that was.
+    pub fn age(&self, now: time::Instant) -> Duration {
+        now.saturating_duration_since(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// How far the writer is.
 #[derive(Clone, Debug, Default)]
 struct Written {
@@ -71,6 +90,7 @@ pub struct Keeper {
     writer: Option<JoinHandle<()>>,
     /// Length of the trace with all that waits.
     bytes: u64,
+    saved: Saved,
 }
 
 impl Keeper {
@@ -88,11 +108,18 @@ impl Keeper {
             lines: Vec::new(),
             checkpoint: Vec::new(),
             unwritten: false,
+            saved: Saved::now(),
         };
+        let saved = files.saved.clone();
         let desk = Arc::new(Desk::default());
         let (publish, written) = watch::channel(Written::default());
-        let writer = tokio::spawn(keep(Arc::clone(&desk), files, publish));
-        Ok(Self { desk, written, writer: Some(writer), bytes })
+        let writer = tokio::spawn(keep(Arc::clone(&desk), files, publish).in_current_span());
+        Ok(Self { desk, written, writer: Some(writer), bytes, saved })
+    }
+
+    /// When a checkpoint was last on disk.
+    pub fn saved(&self) -> Saved {
+        self.saved.clone()
     }
 
     /// Appends to the trace; waits only where the disk has taken nothing for very long.
@@ -197,6 +224,7 @@ struct Files {
     /// The newest checkpoint as a frame; its memory serves all of them.
     checkpoint: Vec<u8>,
     unwritten: bool,
+    saved: Saved,
 }
 
 impl Files {
@@ -215,6 +243,7 @@ impl Files {
         if self.unwritten {
             self.folder.save(&self.checkpoint)?;
             self.unwritten = false;
+            self.saved.again();
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! - [`model`]: which model a run is for
 //! - [`standing`]: many runs on one fleet, as clients hand them in
 //! - [`serve`]: gRPC for evaluators and clients
+//! - [`observe`]: all of it seen from outside: metrics, health, traces
 //! - [`embedded`]: an evaluator in this process
 //! - [`cli`]: the commands
 
@@ -24,6 +25,7 @@ pub mod folder;
 pub mod inputs;
 pub mod keeper;
 pub mod model;
+pub mod observe;
 pub mod progress;
 pub mod racing;
 pub mod run;

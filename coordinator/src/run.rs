@@ -4,7 +4,7 @@ mod arithmetic;
 mod pipeline;
 mod session;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::ids::RunId;
 use shared::messages::Ready;
@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::fleet::{Expected, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
+use crate::observe::Observer;
 use crate::progress::{Reporter, State};
 use crate::racing;
 use crate::search::{DevScore, Plan};
@@ -54,6 +55,8 @@ pub struct Origin {
     pub checkpoint: Option<Checkpoint>,
     /// What evaluators must be.
     pub expected: Expected,
+    /// What it is seen through.
+    pub observer: Observer,
 }
 
 /// Runs to the end, or until `stop` turns true; every generation leaves a checkpoint. Whatever the end, what was to be
@@ -70,6 +73,7 @@ pub async fn tune(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let id = origin.id;
+    let beat = origin.observer.begin_loop(Instant::now());
     reporter.send_if_modified(|progress| {
         progress.task.clone_from(&inputs.spec.task.name);
         progress.calls = origin.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.search.calls());
@@ -96,8 +100,10 @@ pub async fn tune(
                 "`zeroth tune --resume` goes on from the checkpoint in {}", folder.path().display()
             ))),
             () = watch_over(fleet, reporter) => Err(Error::failed("the fleet has ended")),
+            never = beat.keep() => match never {},
         }
     };
+    drop(beat); // what follows is bounded in time, or the disk's
     let kept = match keeper {
         Some(keeper) => keeper.close().await,
         None => Ok(()),

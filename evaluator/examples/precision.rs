@@ -90,7 +90,7 @@ fn losses(spec: &RunSpec, prepare: &Prepare, dtype: Dtype) -> Vec<(usize, Vec<f6
             examples: 0..prepare.train.len() as u32,
             canary: None,
         };
-        let lease = Lease { id: LeaseId(1), run: RunId(1), version: ContextVersion(0), work };
+        let lease = Lease { id: LeaseId(1), run: RunId(1), version: ContextVersion(0), work, trace: None };
         let answer = session.work(&lease).unwrap();
         (layer, answer.outcomes.iter().map(|outcome| mean(&outcome.losses)).collect())
     };

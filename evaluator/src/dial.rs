@@ -22,6 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
+use crate::observe::Observer;
+
 /// How long the last words may take.
 const PARTING: Duration = Duration::from_secs(3);
 
@@ -49,6 +51,8 @@ pub struct DialOptions {
     pub silence: Duration,
     /// Longest pause between two attempts.
     pub longest_pause: Duration,
+    /// What it is seen through.
+    pub observer: Observer,
 }
 
 /// Why dialling has ended.
@@ -60,6 +64,14 @@ pub enum DialError {
     /// The coordinator refuses this evaluator: its model, its protocol or its token.
     #[error("coordinator {url} refuses this evaluator: {reason}")]
     Refused {
+        /// Which.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The coordinator does not believe what this evaluator finds: its machine or its build is not sound.
+    #[error("coordinator {url} sends this evaluator away: {reason}")]
+    Quarantined {
         /// Which.
         url: String,
         /// Why.
@@ -96,6 +108,8 @@ enum Ended {
     Broken(String, bool),
     /// Not worth one.
     Refused(String),
+    /// Nor is this: nobody believes us here.
+    Quarantined(String),
     /// Nor is this: the coordinator is of another version.
     Unreadable(WireError),
     /// The worker's own failure.
@@ -121,10 +135,14 @@ pub async fn run(
     let (mut failures, mut since) = (0, Instant::now());
     loop {
         let dialled = Instant::now();
+        options.observer.dials();
         let (reason, welcomed) = match stay(&options, &endpoint, &mut start_worker, shutdown.as_mut()).await {
             Ended::Left => return Ok(()),
             Ended::Refused(reason) => {
                 return Err(DialError::Refused { url: options.url, reason });
+            }
+            Ended::Quarantined(reason) => {
+                return Err(DialError::Quarantined { url: options.url, reason });
             }
             Ended::Unreadable(problem) => {
                 return Err(DialError::Unreadable { url: options.url, problem });
@@ -185,6 +203,7 @@ async fn stay(
         Ok(orders) => orders,
         Err(ended) => return ended,
     };
+    let _welcome = options.observer.welcomed();
     let (to_worker, worker_orders) = mpsc::channel(LINK);
     let (worker_reports, from_worker) = mpsc::channel(LINK);
     let worker = start_worker(worker_orders, worker_reports);
@@ -245,6 +264,7 @@ fn failed_call(status: &Status) -> Ended {
 fn refused(refusal: v1::Refusal, welcomed: bool) -> Ended {
     match Refusal::try_from(refusal) {
         Ok(Refusal::Failed(why)) => Ended::Broken(why, welcomed),
+        Ok(Refusal::Quarantined(why)) => Ended::Quarantined(why),
         Ok(refusal) => Ended::Refused(refusal.to_string()),
         Err(error) => Ended::Unreadable(error),
     }
@@ -355,7 +375,7 @@ async fn end_worker(mut worker: Work, ended: Ended) -> Ended {
             Ok(Ok(())) => Ended::Worker(unexplained),
             Err(error) => Ended::Worker(io::Error::other(error)),
         },
-        Ended::Left | Ended::Refused(_) | Ended::Unreadable(_) => {
+        Ended::Left | Ended::Refused(_) | Ended::Quarantined(_) | Ended::Unreadable(_) => {
             worker.abort();
             ended
         }

@@ -10,6 +10,7 @@
 //! - [`mod@bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`dial`]: the way to a coordinator
+//! - [`observe`]: all of it seen from outside: metrics, health, traces
 
 pub mod backbone;
 pub mod bench;
@@ -22,6 +23,7 @@ pub mod kernel;
 pub mod memory;
 pub mod model;
 pub mod models;
+pub mod observe;
 pub mod projections;
 pub mod resources;
 pub mod runner;

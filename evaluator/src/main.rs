@@ -7,16 +7,18 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use evaluator::backbone::Dtype;
 use evaluator::dial::{self, DialError, DialOptions};
 use evaluator::fetch::{self, FetchError};
-use evaluator::model::Model;
+use evaluator::model::{LoadError, Model};
+use evaluator::observe::{Observer, Window};
 use evaluator::resources::{Allowed, Limits, Resources};
 use evaluator::worker::{HEARTBEAT, Worker};
 use proto::client::{Files, Security};
+use proto::observe::Args;
 use shared::messages::Hello;
 use shared::spec::{BatchTokens, Bytes, Device, KeepProjections};
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,6 +83,8 @@ struct Cli {
     stopped_code: u8,
     #[command(flatten)]
     security: Files,
+    #[command(flatten)]
+    observe: Args,
     /// What to log: error, warn, info, debug, or a filter such as `evaluator=debug`.
     #[arg(long, env = "ZEROTH_LOG", default_value = "info")]
     log: String,
@@ -138,13 +142,21 @@ fn failed(error: impl std::fmt::Display) -> Ended {
 }
 
 async fn work(cli: Cli) -> Result<Done, Ended> {
+    let window = Window::open(&cli.observe).map_err(|error| Ended::Input(error.to_string()))?;
+    let beat = window.observer().begin();
+    let ended = tokio::select! {
+        ended = evaluate(cli, window.observer()) => ended,
+        never = beat.keep() => match never {},
+    };
+    window.close().await;
+    ended
+}
+
+async fn evaluate(cli: Cli, observer: &Observer) -> Result<Done, Ended> {
     let mut stop = pin!(stopped().map_err(failed)?);
     let stopped = Done::Stopped { code: cli.stopped_code };
-    tokio::select! {
-        fetched = fetch::fetch(&cli.model, cli.revision.as_deref(), cli.wait_for_model) => fetched.map_err(|error| match error {
-            FetchError::Locate(error) => Ended::Input(error.to_string()),
-            FetchError::Look(error) => failed(error),
-        })?,
+    let _located = tokio::select! {
+        fetched = fetch::fetch(&cli.model, cli.revision.as_deref(), cli.wait_for_model) => fetched.map_err(absent)?,
         () = stop.as_mut() => return Ok(stopped),
     };
     if cli.fetch_only {
@@ -158,12 +170,14 @@ async fn work(cli: Cli) -> Result<Done, Ended> {
     };
     let resources = Resources::new(cli.threads, limits).map_err(failed)?;
     let (device, dtype, path, revision) = (cli.device, cli.dtype, cli.model.clone(), cli.revision.clone());
+    let began = Instant::now();
     let load = move || Model::load_on(device, &path, Path::new(""), revision.as_deref(), dtype);
     let model = tokio::select! {
-        loaded = spawn_blocking(load) => loaded.map_err(failed)?.map_err(|error| Ended::Input(error.to_string()))?,
+        loaded = spawn_blocking(load) => loaded.map_err(failed)?.map_err(unusable)?,
         () = stop.as_mut() => return Ok(stopped), // a large model takes its time, and nobody waits for it any more
     };
     let hello = hello(&cli, &model, resources.max_batch_tokens());
+    observer.loaded(&hello, began.elapsed());
     let security = Security::read(&cli.security).map_err(Ended::Input)?;
     let silence = Duration::from_secs(cli.silence);
     let options = DialOptions {
@@ -173,8 +187,10 @@ async fn work(cli: Cli) -> Result<Done, Ended> {
         silence,
         longest_pause: Duration::from_secs(cli.longest_pause),
         give_up_after: cli.give_up_after.map(Duration::from_secs),
+        observer: observer.clone(),
     };
-    let worker = Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT.min(silence / 4) };
+    let heartbeat = HEARTBEAT.min(silence / 4);
+    let worker = Worker { model: Arc::new(model), resources, heartbeat, observer: observer.clone() };
     let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
     let told = AtomicBool::new(false);
     let stop = async {
@@ -188,6 +204,18 @@ async fn work(cli: Cli) -> Result<Done, Ended> {
         other => failed(other),
     })?;
     Ok(if told.into_inner() { stopped } else { Done::Finished })
+}
+
+fn absent(error: FetchError) -> Ended {
+    match error {
+        FetchError::Locate(error) => unusable(error.into()),
+        FetchError::Look(error) => failed(error),
+    }
+}
+
+/// What may pass, a hub that does not answer say, is no mistake of the user's.
+fn unusable(error: LoadError) -> Ended {
+    if error.may_pass() { failed(error) } else { Ended::Input(error.to_string()) }
 }
 
 /// Ends at the first SIGINT or SIGTERM: unanswered leases go back to the coordinator.
@@ -226,5 +254,5 @@ fn log(cli: &Cli) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal()) // a log file wants no colours
         .with_writer(std::io::stderr);
-    if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
+    if cli.log_json { builder.json().flatten_event(true).init() } else { builder.with_target(false).init() }
 }

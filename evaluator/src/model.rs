@@ -36,6 +36,17 @@ pub enum LoadError {
     Files(#[from] FilesError),
 }
 
+impl LoadError {
+    /// Whether another attempt, or another machine, may find the model usable as things are.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Locate(LocateError::Hub { source, .. }) => source.may_pass(),
+            Self::Device(DeviceError::Open { .. } | DeviceError::Upload { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Why an example cannot be read by a model; which example it was is the caller's to say.
 #[derive(Debug, Error)]
 pub enum EncodeError {

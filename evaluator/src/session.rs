@@ -17,9 +17,10 @@ use shared::task::loss::predicted;
 use shared::task::{Example, Loss, Template};
 
 use crate::engine::{self, Around, Tokens};
-use crate::memory::{Footprint, Sizes};
+use crate::memory::{Footprint, Kept, Sizes};
 use crate::model::{EncodeError, Model};
-use crate::projections::{Keep, Projections};
+use crate::observe::Asked;
+use crate::projections::Projections;
 use crate::resources::Resources;
 use crate::runner::Runner;
 
@@ -34,7 +35,7 @@ pub struct Session {
     initial: Vec<Vec<f32>>,
     /// Made at [`Session::start`].
     projections: Option<Projections>,
-    keep: Keep,
+    kept: Kept,
     /// The context, `[L][dim]`.
     context: Vec<Vec<f32>>,
     /// The context's prompts, `[L][tokens * hidden]`.
@@ -115,7 +116,7 @@ impl Session {
             dev,
             initial,
             projections: None,
-            keep: kept.keep,
+            kept,
             context: vec![Vec::new(); layers],
             prompts,
             version: 0,
@@ -136,7 +137,8 @@ impl Session {
         if self.projections.is_none() {
             let layers =
                 start.projection_stds.iter().enumerate().map(|(layer, &std)| self.projection(layer, std));
-            self.projections = Some(Projections::new(layers.collect(), self.keep, Arc::clone(&self.pool)));
+            self.projections =
+                Some(Projections::new(layers.collect(), self.kept.keep, Arc::clone(&self.pool)));
         }
         for (layer, z) in start.context.iter().enumerate() {
             self.place(layer, z)?;
@@ -161,6 +163,31 @@ impl Session {
         self.place(update.layer.index(), &update.z)?;
         self.version = update.version.0;
         Ok(())
+    }
+
+    /// Rows in flight at most.
+    pub fn max_batch_tokens(&self) -> u32 {
+        self.kept.max_batch_tokens
+    }
+
+    /// What a piece of work takes, as far as it makes sense.
+    pub fn asked(&self, work: &Work) -> Asked {
+        let Work::Evaluate { layer, candidates, examples, .. } = work else {
+            let Work::Score { examples, .. } = work else { return Asked::default() };
+            return Asked { examples: examples.len() as u64, ..Asked::default() };
+        };
+        let (host, candidates) = (self.engine.host(), candidates.len() as u64);
+        let Some(chosen) = host.train().get(index_range(examples)) else { return Asked::default() };
+        let rows =
+            chosen.iter().map(|tokens| tokens.ids.len() + self.settings.tokens as usize).sum::<usize>();
+        let share = chosen.len() as f64 / host.train().len().max(1) as f64;
+        let flops =
+            if layer.index() < self.model.backbone.layers() { host.flops(layer.index()) } else { 0.0 };
+        Asked {
+            examples: candidates * chosen.len() as u64,
+            tokens: candidates * rows as u64,
+            flop: candidates as f64 * share * flops,
+        }
     }
 
     /// Does a lease's work.

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::ids::{LeaseId, RunId};
 use shared::messages::{Lease, Order, Refusal, Refused, Report};
@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use crate::model::Model;
+use crate::observe::{Asked, Observer};
 use crate::resources::Resources;
 use crate::session::Session;
 
@@ -34,6 +35,8 @@ pub struct Worker {
     pub resources: Resources,
     /// How often it says that it is alive.
     pub heartbeat: Duration,
+    /// What it is seen through.
+    pub observer: Observer,
 }
 
 impl Worker {
@@ -81,7 +84,12 @@ impl Compute {
     fn run(mut self, mut orders: Receiver<Order>, reports: &Sender<Report>) {
         while let Some(order) = orders.blocking_recv() {
             let leaving = order == Order::Drain;
-            let gone = self.obey(order).into_iter().any(|report| reports.blocking_send(report).is_err());
+            let (observer, began) = (self.worker.observer.clone(), Instant::now());
+            let beat = observer.begin();
+            let answers = self.obey(order);
+            drop(beat);
+            observer.obeyed(began.elapsed(), self.sessions.len());
+            let gone = answers.into_iter().any(|report| reports.blocking_send(report).is_err());
             if gone || leaving {
                 return;
             }
@@ -96,6 +104,7 @@ impl Compute {
                 let prepared = guarded(|| Session::prepare(&worker.model, &worker.resources, *prepare));
                 match prepared {
                     Ok((session, ready)) => {
+                        self.worker.observer.prepared(session.max_batch_tokens());
                         self.sessions.insert(run, session);
                         vec![Report::Ready(Box::new(ready))]
                     }
@@ -142,10 +151,12 @@ impl Compute {
     }
 
     fn work(&mut self, lease: &Lease) -> Report {
-        let answer = match self.sessions.get_mut(&lease.run) {
-            Some(session) => guarded(|| session.work(lease)),
-            None => Err(unknown(lease.run)),
+        let working = self.worker.observer.work(lease);
+        let (asked, answer) = match self.sessions.get_mut(&lease.run) {
+            Some(session) => (session.asked(&lease.work), guarded(|| session.work(lease))),
+            None => (Asked::default(), Err(unknown(lease.run))),
         };
+        working.done(asked, answer.as_ref().map(drop).map_err(Refusal::to_string));
         match answer {
             Ok(answer) => {
                 let scored: usize = answer.outcomes.iter().map(|outcome| outcome.losses.len()).sum();

@@ -62,7 +62,7 @@ fn outcomes(model: &Arc<Model>, injection: Injection) -> (Vec<f32>, Vec<Outcome>
         score(Prompted::Context, ExampleSet::Dev(1..4)),
         score(Prompted::Manual, ExampleSet::Inline(examples())),
     ];
-    let lease = |work| Lease { id: LeaseId(1), run: RUN, version: ContextVersion(1), work };
+    let lease = |work| Lease { id: LeaseId(1), run: RUN, version: ContextVersion(1), work, trace: None };
     let outcomes = works.into_iter().flat_map(|work| session.work(&lease(work)).unwrap().outcomes);
     (ready.layer_stds, outcomes.collect())
 }

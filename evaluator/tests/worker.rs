@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use evaluator::backbone::Dtype;
 use evaluator::model::Model;
+use evaluator::observe::Observer;
 use evaluator::resources::{Limits, Resources};
 use evaluator::worker::{HEARTBEAT, Worker};
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
@@ -56,7 +57,8 @@ impl Link {
         let (orders, far_orders) = mpsc::channel(16);
         let (far_reports, reports) = mpsc::channel(16);
         tokio::spawn(
-            Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT }.run(far_orders, far_reports),
+            Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT, observer: Observer::default() }
+                .run(far_orders, far_reports),
         );
         let mut link = Self { orders, reports, layers };
         link.send(Order::Prepare(Box::new(prepare()))).await;
@@ -83,8 +85,14 @@ impl Link {
     async fn lease(&self, id: u64, version: u64) {
         let candidates = vec![vec![0.1, 0.2, 0.3], vec![1.0, 0.0, -1.0]];
         let work = Work::Evaluate { layer: Layer(1), candidates, examples: 0..2, canary: None };
-        self.send(Order::Lease(Lease { id: LeaseId(id), run: RUN, version: ContextVersion(version), work }))
-            .await;
+        self.send(Order::Lease(Lease {
+            id: LeaseId(id),
+            run: RUN,
+            version: ContextVersion(version),
+            work,
+            trace: None,
+        }))
+        .await;
     }
 
     /// The next report that is no heartbeat.

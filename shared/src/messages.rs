@@ -155,6 +155,8 @@ pub struct Lease {
     pub version: ContextVersion,
     /// What to do.
     pub work: Work,
+    /// W3C trace context of the lease's span, where the coordinator sends traces; no answer depends on it.
+    pub trace: Option<String>,
 }
 
 /// What a lease asks for.
@@ -324,6 +326,9 @@ pub enum Refusal {
     /// This evaluator holds another model than the run's.
     #[error("{0}")]
     Model(String),
+    /// This evaluator is not believed: its machine or its build is not sound.
+    #[error("{0}")]
+    Quarantined(String),
     /// The two programs do not speak the same protocol.
     #[error("{0}")]
     Protocol(String),

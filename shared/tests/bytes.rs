@@ -26,8 +26,15 @@ fn example(text: &str, pair: Option<&str>) -> Example {
 }
 
 fn orders_of() -> Vec<Order> {
-    let lease =
-        |work| Order::Lease(Lease { id: LeaseId(9), run: RunId(1), version: ContextVersion(3), work });
+    let lease = |work| {
+        Order::Lease(Lease {
+            id: LeaseId(9),
+            run: RunId(1),
+            version: ContextVersion(3),
+            work,
+            trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        })
+    };
     let inline = ExampleSet::Inline(vec![example("a", Some("b")), example("c", None)]);
     let z = vec![0.5; 20];
     vec![

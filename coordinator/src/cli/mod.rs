@@ -32,10 +32,10 @@ use crate::serve::ServeOptions;
 #[derive(Debug, Parser)]
 #[command(name = "zeroth", version, propagate_version = true)]
 pub struct Cli {
-    /// What to log: error, warn, info, debug, or a filter such as `coordinator=debug`.
-    #[arg(long, global = true, env = "ZEROTH_LOG", default_value = "warn")]
-    log: String,
-    /// Log as JSON, one object a line.
+    /// What to log: error, warn, info, debug, or a filter such as `coordinator=debug`; warn by default, info as JSON.
+    #[arg(long, global = true, env = "ZEROTH_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+    /// Log as JSON, one object a line; what a run does is then logged instead of shown.
     #[arg(long, global = true)]
     log_json: bool,
     #[command(subcommand)]
@@ -114,7 +114,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
     let ended = runtime.block_on(async {
         let stop = stop_on_signal()?;
         match cli.command {
-            Command::Tune(args) => tune::run(args, stop).await,
+            Command::Tune(args) => tune::run(args, cli.log_json, stop).await,
             Command::Score(args) => score::run(args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Serve(args) => serve::run(args, stop).await,
@@ -133,12 +133,14 @@ pub fn run(cli: Cli) -> Result<(), Error> {
 
 /// Sets up logging, to stderr.
 pub fn log(cli: &Cli) {
-    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("warn"));
+    let usual = if cli.log_json { "info" } else { "warn" };
+    let filter =
+        EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual)).unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal()) // a log file wants no colours
         .with_writer(std::io::stderr);
-    if cli.log_json { builder.json().init() } else { builder.with_target(false).init() }
+    if cli.log_json { builder.json().flatten_event(true).init() } else { builder.with_target(false).init() }
 }
 
 /// Says why the command ended, in one line.

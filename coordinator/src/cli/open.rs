@@ -127,6 +127,7 @@ async fn attach(fleet: &Handle, plan: &Plan, args: &ModelArgs) -> Result<(), Err
         memory: plan.memory,
         projections: shared::spec::KeepProjections::Regenerate, // each is used once
         search: None,
+        traces: &Default::default(),
     };
     crate::embedded::attach(fleet, settings).await.map(drop)
 }

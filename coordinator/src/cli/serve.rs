@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::listen;
 use crate::error::Error;
 use crate::fleet::{self, Fleet};
+use crate::observe::Window;
 use crate::serve::clients::Service;
 use crate::serve::{self, ServeOptions};
 use crate::standing::{Limits, Standing};
@@ -36,20 +37,30 @@ pub(super) struct Args {
     lease_timeout_s: u64,
     #[command(flatten)]
     serve: serve::cli::Args,
+    #[command(flatten)]
+    observe: proto::observe::Args,
 }
 
 /// Runs `zeroth serve` until it is told to stop; then every run has a checkpoint.
-pub(super) async fn run(args: Args, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-    let options = ServeOptions::try_from(&args.serve)?.with_stopping(stop.clone());
+pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), Error> {
+    let mut window = Window::open(&args.observe)?;
+    let ended = stand(args, stop, &mut window).await;
+    window.close().await;
+    ended
+}
+
+async fn stand(args: Args, mut stop: watch::Receiver<bool>, window: &mut Window) -> Result<(), Error> {
+    let options = window.watch(ServeOptions::try_from(&args.serve)?).with_stopping(stop.clone());
     let lease_timeout = Duration::from_secs(args.lease_timeout_s);
     let silence = Duration::from_secs(args.serve.silence);
     let settings = fleet::Settings { lease_timeout, silence, mixed: true, ..fleet::Settings::default() };
-    let (fleet, owner) = Fleet::spawn(settings);
+    let (fleet, owner) = Fleet::spawn_observed(settings, window.observer());
     let limits = Limits { at_work: args.max_runs.into(), queued: args.max_queued.into() };
-    let standing = Standing::open(&args.folder, fleet.clone(), limits)?;
+    let standing = Standing::open(&args.folder, fleet.clone(), limits, window.observer().clone())?;
     let listener = listen(args.listen, &options).await?;
     standing.go_on();
     let service = Service::Many(standing.clone(), fleet.status());
+    window.show(service.clone(), stop.clone())?;
     let (close, mut closing) = watch::channel(false);
     let mut server = tokio::spawn(serve::serve(listener, fleet, service, options, async move {
         let _ = closing.wait_for(|&close| close).await; // a dropped sender closes too

@@ -11,13 +11,16 @@ use shared::spec::RunFile;
 use shared::system::peak_memory;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::{Instrument, error_span};
 
 use super::{listen, report};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::fleet::{self, Fleet, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
 use crate::model;
+use crate::observe::{Observer, Window};
 use crate::progress::Progress;
 use crate::run::{self, Origin, Summary};
 use crate::search;
@@ -47,10 +50,12 @@ pub(super) struct Args {
     listen: Option<SocketAddr>,
     #[command(flatten)]
     serve: serve::cli::Args,
+    #[command(flatten)]
+    observe: proto::observe::Args,
 }
 
-/// Runs `zeroth tune`.
-pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), Error> {
+/// Runs `zeroth tune`; what it does is shown, unless it is `logged`.
+pub(super) async fn run(args: Args, logged: bool, stop: watch::Receiver<bool>) -> Result<(), Error> {
     let mut file = RunFile::read(&args.run_file).map_err(Error::input)?;
     file.apply_overrides(&args.set).map_err(Error::input)?;
     let inputs = Inputs::load(file.resolve().map_err(Error::input)?)?;
@@ -65,26 +70,61 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     }
     let begun_with = checkpoint.as_ref().map(|checkpoint| &checkpoint.model);
     let model = if args.listen.is_some() { model_of(&inputs, begun_with)? } else { begun_with.cloned() };
+    let mut window = Window::open(&args.observe)?;
+    let stop = cancellable(stop);
+    let place = Place { folder: &folder, checkpoint, model, logged };
+    let tuned = tune(&args, &inputs, place, &mut window, &stop).await;
+    window.close().await;
+    print(&inputs, &folder, &tuned?, args.json)
+}
+
+/// What is known of a run before it begins.
+struct Place<'a> {
+    folder: &'a RunFolder,
+    /// Where it goes on.
+    checkpoint: Option<Checkpoint>,
+    model: Option<ModelIdentity>,
+    /// Whether its progress is logged rather than shown.
+    logged: bool,
+}
+
+/// The run itself, seen through `window`.
+async fn tune(
+    args: &Args,
+    inputs: &Inputs,
+    Place { folder, checkpoint, model, logged }: Place<'_>,
+    window: &mut Window,
+    stop: &watch::Sender<bool>,
+) -> Result<Summary, Error> {
     let (reporter, progress) = watch::channel(Progress::default());
     let silence = Duration::from_secs(args.serve.silence);
-    let (fleet, owner) = Fleet::spawn(fleet::Settings { silence, ..fleet_settings(&inputs) });
-    let stop = cancellable(stop);
+    let settings = fleet::Settings { silence, ..fleet_settings(inputs) };
+    let (fleet, owner) = Fleet::spawn_observed(settings, window.observer());
     let clients = Clients {
         progress: progress.clone(),
         fleet: fleet.status(),
         cancel: stop.clone(),
         artefact: folder.artefact(),
     };
-    let house = open_house(&args, &inputs, &fleet, clients).await?;
-    let shown = tokio::spawn(report::show(progress));
-    let origin = Origin { id: RunId(1), checkpoint, expected: inputs.expected(model) };
-    let ended = run::tune(origin, &inputs, &folder, &fleet, &reporter, stop.subscribe()).await;
+    window.show(clients.clone().into(), stop.subscribe())?;
+    let house = open_house(args, inputs, &fleet, clients, window).await?;
+    let shown =
+        tokio::spawn(async move { if logged { drop(progress) } else { report::show(progress).await } });
+    let origin = Origin {
+        id: RunId(1),
+        checkpoint,
+        expected: inputs.expected(model),
+        observer: window.observer().clone(),
+    };
+    let span = error_span!("run", run = origin.id.0); // at this level it is there whatever is logged
+    let run = run::tune(origin, inputs, folder, &fleet, &reporter, stop.subscribe());
+    let ended = run.instrument(span).await;
     fleet.drain().await;
     drop(reporter);
     let _ = shown.await; // its only failure is a panic, already reported
     house.close().await;
     owner.abort();
-    print(&inputs, &folder, &ended?, args.json)
+    ended
 }
 
 /// The model that remote evaluators must have: the one that the run file names, where it lies here, too.
@@ -126,11 +166,18 @@ fn cancellable(mut signalled: watch::Receiver<bool>) -> watch::Sender<bool> {
     stop
 }
 
-async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clients) -> Result<House, Error> {
+async fn open_house(
+    args: &Args,
+    inputs: &Inputs,
+    fleet: &Handle,
+    clients: Clients,
+    window: &Window,
+) -> Result<House, Error> {
     let Some(address) = args.listen else {
-        return Ok(House::Embedded(embedded(inputs, fleet).await?));
+        return Ok(House::Embedded(embedded(inputs, fleet, window.observer()).await?));
     };
-    let options = ServeOptions::try_from(&args.serve)?.with_stopping(clients.cancel.subscribe());
+    let options =
+        window.watch(ServeOptions::try_from(&args.serve)?).with_stopping(clients.cancel.subscribe());
     let listener = listen(address, &options).await?;
     let (close, mut closing) = watch::channel(false);
     let server = tokio::spawn(serve::serve(listener, fleet.clone(), clients, options, async move {
@@ -140,7 +187,11 @@ async fn open_house(args: &Args, inputs: &Inputs, fleet: &Handle, clients: Clien
 }
 
 #[cfg(feature = "embedded")]
-async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+async fn embedded(
+    inputs: &Inputs,
+    fleet: &Handle,
+    observer: &Observer,
+) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     let spec = &inputs.spec;
     let settings = crate::embedded::Settings {
         model: &spec.model.path,
@@ -153,12 +204,13 @@ async fn embedded(inputs: &Inputs, fleet: &Handle) -> Result<JoinHandle<std::io:
         memory: spec.run.memory,
         projections: spec.run.projections,
         search: Some(&spec.search),
+        traces: observer.traces(),
     };
     crate::embedded::attach(fleet, settings).await
 }
 
 #[cfg(not(feature = "embedded"))]
-async fn embedded(_: &Inputs, _: &Handle) -> Result<JoinHandle<std::io::Result<()>>, Error> {
+async fn embedded(_: &Inputs, _: &Handle, _: &Observer) -> Result<JoinHandle<std::io::Result<()>>, Error> {
     Err(Error::Input("this zeroth was built without an evaluator; give --listen ADDRESS:PORT".to_owned()))
 }
 
@@ -202,7 +254,7 @@ fn print(inputs: &Inputs, folder: &RunFolder, summary: &Summary, json: bool) -> 
 /// Prepares the run, measures one call at the middle layer, and says what the whole would take.
 async fn dry_run(inputs: &Inputs, json: bool) -> Result<(), Error> {
     let (fleet, owner) = Fleet::spawn(fleet_settings(inputs));
-    let worker = embedded(inputs, &fleet).await?;
+    let worker = embedded(inputs, &fleet, &Observer::default()).await?;
     let run = RunId(1);
     let begun = inputs.begin(&fleet, run, inputs.expected(None)).await?;
     let plan = run::plan(inputs, begun.model.layers as usize);

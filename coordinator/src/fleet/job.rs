@@ -113,6 +113,11 @@ impl Job {
         self.waiting.iter().map(|waiting| waiting.piece.cells()).sum()
     }
 
+    /// Candidates that are not answered completely.
+    pub(super) fn open_candidates(&self) -> usize {
+        self.assembly.incomplete().count()
+    }
+
     /// The largest piece that waits and `fits`: what is left of candidates that were cut goes last.
     pub(super) fn largest(&self, fits: impl Fn(&Waiting) -> bool) -> Option<usize> {
         let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| fits(waiting));

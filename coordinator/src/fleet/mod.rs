@@ -12,6 +12,7 @@ mod owner;
 mod plan;
 mod run;
 mod table;
+mod tally;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -26,9 +27,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::observe::Observer;
 use job::Task;
 use owner::{Message, Owner};
 use table::Collected;
+pub use tally::{Load, Tally};
 
 /// Orders that a link has room for.
 const ORDERS: usize = 64;
@@ -127,6 +130,10 @@ pub struct FleetStatus {
     pub evaluators: Vec<EvaluatorStatus>,
     /// Who has been sent away for good, and why.
     pub quarantined: Vec<Quarantined>,
+    /// What has happened since it began.
+    pub tally: Tally,
+    /// What is still to be done.
+    pub load: Load,
 }
 
 /// An evaluator whose canary did not agree with the others'.
@@ -183,9 +190,14 @@ pub struct Fleet;
 impl Fleet {
     /// A fleet without evaluators, and the task that owns it; it ends when the last handle is dropped.
     pub fn spawn(settings: Settings) -> (Handle, JoinHandle<()>) {
+        Self::spawn_observed(settings, &Observer::default())
+    }
+
+    /// As [`Fleet::spawn`], seen from outside.
+    pub fn spawn_observed(settings: Settings, observer: &Observer) -> (Handle, JoinHandle<()>) {
         let (inbox, messages) = mpsc::channel(INBOX);
         let (publish, status) = watch::channel(FleetStatus::default());
-        let owner = Owner::new(settings.clone(), inbox.downgrade(), publish);
+        let owner = Owner::new(settings.clone(), inbox.downgrade(), publish, observer);
         let task = tokio::spawn(owner.run(messages));
         (Handle { inbox, status, drain_timeout: settings.drain_timeout }, task)
     }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::job::Task;
 use super::table::{Action, Collected, JobId, Table};
 use super::{Begun, Expected, FleetStatus, LinkEnds, ORDERS, REPORTS, Settings};
+use crate::observe::{Beat, LeaseSpans, Observer};
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -54,6 +55,8 @@ pub(super) struct Owner {
     /// Weak, so that the fleet ends with its handles.
     inbox: mpsc::WeakSender<Message>,
     publish: watch::Sender<FleetStatus>,
+    spans: LeaseSpans,
+    beat: Beat,
 }
 
 impl Owner {
@@ -61,8 +64,11 @@ impl Owner {
         settings: Settings,
         inbox: mpsc::WeakSender<Message>,
         publish: watch::Sender<FleetStatus>,
+        observer: &Observer,
     ) -> Self {
         Self {
+            spans: observer.lease_spans(),
+            beat: observer.begin_loop(Instant::now()),
             table: Table::new(settings.clone()),
             settings,
             lines: BTreeMap::new(),
@@ -100,12 +106,16 @@ impl Owner {
         }
         self.table.tick(now);
         self.publish.send_replace(self.table.status());
+        self.beat.beat(now);
     }
 
     fn handle(&mut self, now: Instant, message: Message) {
         match message {
             Message::Attach { hello, sole, reply } => self.attach(now, hello, sole, reply),
-            Message::Report(id, report) => self.table.report(now, id, report),
+            Message::Report(id, report) => {
+                self.spans.reported(id, &report);
+                self.table.report(now, id, report);
+            }
             Message::Lost(id) => self.table.lost(now, id),
             Message::Begin { prepare, expected, reply } => {
                 // A second begin of the same run is answered by the table; the first keeps its reply.
@@ -173,8 +183,9 @@ impl Owner {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Send(id, order) => {
+            Action::Send(id, mut order) => {
                 let Some(line) = self.lines.get(&id) else { return };
+                self.spans.sent(id, &line.name, &mut order);
                 match line.orders.try_send(order) {
                     Ok(()) => {}
                     // The link has ended; its forwarder will say so.
@@ -188,6 +199,7 @@ impl Owner {
                 let Some(line) = self.lines.remove(&id) else {
                     return;
                 };
+                self.spans.gone(id);
                 match reason {
                     Some(reason) => {
                         if !line.sole {

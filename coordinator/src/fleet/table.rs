@@ -20,7 +20,7 @@ use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Ref
 use super::cut::{Blame, Piece};
 use super::job::Job;
 use super::run::Run;
-use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Quarantined, Settings};
+use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Load, Quarantined, Settings, Tally};
 use pace::Pace;
 
 /// Names a job within the fleet.
@@ -92,7 +92,7 @@ struct Prepared {
 
 /// A lease that is out.
 #[derive(Clone, Debug)]
-struct Held {
+pub(super) struct Held {
     evaluator: EvaluatorId,
     run: RunId,
     version: ContextVersion,
@@ -108,10 +108,10 @@ struct Held {
     /// Whether its time tells the evaluator's speed.
     measured: bool,
     /// Sent before its context, which it waits for.
-    ahead: bool,
+    pub(super) ahead: bool,
     /// When it was sent, or when its context was.
     since: Instant,
-    timed_out: bool,
+    pub(super) timed_out: bool,
 }
 
 /// The table.
@@ -131,6 +131,7 @@ pub(super) struct Table {
     /// What the run served last had been served before that.
     level: f64,
     quarantined: Vec<Quarantined>,
+    tally: Tally,
     last_id: u64,
     draining: bool,
     /// Why the sole evaluator has gone.
@@ -151,6 +152,7 @@ impl Table {
             stirred: BTreeSet::new(),
             level: 0.0,
             quarantined: Vec::new(),
+            tally: Tally::default(),
             last_id: 0,
             draining: false,
             forsaken: None,
@@ -183,7 +185,9 @@ impl Table {
             late: link.in_flight.iter().any(timed_out),
         };
         let evaluators = self.links.iter().map(evaluator).collect();
-        FleetStatus { evaluators, quarantined: self.quarantined.clone() }
+        let unprepared = self.runs.values().filter(|run| run.ready.is_none() && run.failed.is_none()).count();
+        let load = Load::of(&self.jobs, &self.leases, unprepared);
+        FleetStatus { evaluators, quarantined: self.quarantined.clone(), tally: self.tally, load }
     }
 
     fn calls_per_second(&self, link: &Link) -> Option<f64> {
@@ -194,8 +198,8 @@ impl Table {
 
     // Evaluators come and go.
 
-    /// An evaluator has said hello.
-    pub(super) fn join(&mut self, now: Instant, hello: Hello, sole: bool) -> Result<EvaluatorId, Refusal> {
+    /// Whether an evaluator may take part.
+    fn admits(&self, hello: &Hello) -> Result<(), Refusal> {
         if hello.protocol != proto::PROTOCOL_VERSION {
             return Err(Refusal::Protocol(format!(
                 "evaluator {} ({}) speaks protocol {}, this coordinator ({}) speaks {}; update the older one",
@@ -210,13 +214,23 @@ impl Table {
             return Err(Refusal::Failed("the coordinator is ending and takes no more evaluators".to_owned()));
         }
         if let Some(known) = self.quarantined.iter().find(|known| known.name == hello.name) {
-            return Err(Refusal::Model(known.reason.clone()));
+            return Err(Refusal::Quarantined(known.reason.clone()));
         }
         if !self.settings.mixed {
             for run in self.runs.values().filter(|run| run.failed.is_none()) {
-                run.accepts(&hello)?;
+                run.accepts(hello)?;
             }
         }
+        Ok(())
+    }
+
+    /// An evaluator has said hello.
+    pub(super) fn join(&mut self, now: Instant, hello: Hello, sole: bool) -> Result<EvaluatorId, Refusal> {
+        if let Err(refusal) = self.admits(&hello) {
+            self.tally.refusals += u64::from(!self.draining);
+            return Err(refusal);
+        }
+        self.tally.joins += 1;
         let id = EvaluatorId(self.next_id());
         let link = Link {
             hello,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use shared::ids::RunId;
 use shared::messages::Prompted;
 use tokio::try_join;
+use tracing::{Instrument, error_span, info};
 
 use super::arithmetic::Outcome;
 use super::session::Session;
@@ -17,6 +18,7 @@ use crate::cma;
 use crate::error::Error;
 use crate::events::Event;
 use crate::fleet::{FleetError, Gathered, Handle, Ticket};
+use crate::observe::{GenerationSpan, Span};
 use crate::progress::State;
 use crate::racing;
 use crate::search::{Accepted, DevScore, Generation, Proposal, Race, Search, Told};
@@ -25,6 +27,7 @@ use crate::search::{Accepted, DevScore, Generation, Proposal, Race, Search, Told
 struct Flight {
     proposal: Proposal,
     way: Way,
+    span: GenerationSpan,
 }
 
 /// How it is evaluated.
@@ -45,17 +48,21 @@ struct Open {
     evaluators: usize,
     missing: Option<usize>,
     lesson: Lesson,
+    span: GenerationSpan,
 }
 
 /// What its layer's distribution makes of it.
 enum Lesson {
-    Telling(Outcome<Result<Told, cma::Error>>),
+    Telling(
+        Outcome<Result<Told, cma::Error>>,
+        #[expect(dead_code, reason = "it ends when it is dropped")] Span,
+    ),
     /// The step size after it.
     Learnt(f64),
 }
 
 /// What a flight has brought.
-type Landed = (Proposal, Gathered, Option<Vec<u32>>);
+type Landed = (Proposal, Gathered, Option<Vec<u32>>, GenerationSpan);
 
 impl Session<'_> {
     /// Generation after generation until the budget is spent.
@@ -69,7 +76,7 @@ impl Session<'_> {
             let (fleet, id) = (self.fleet, self.id);
             let deadline = self.deadline();
             let evaluated = async { Ok(evaluated(fleet, id, flight, deadline).await?) };
-            let ((proposal, gathered, seen), ahead) = try_join!(evaluated, self.beside(before.take()))?;
+            let ((proposal, gathered, seen, span), ahead) = try_join!(evaluated, self.beside(before.take()))?;
 
             // All evaluators wait from here...
             let (version, evaluators) = (proposal.version.0, gathered.evaluators);
@@ -81,10 +88,10 @@ impl Session<'_> {
             self.fleet.set_context(update).await?;
             // ...to here.
 
-            let lesson = Lesson::Telling(self.arithmetic.begin(|| telling.tell()));
+            let lesson = Lesson::Telling(self.arithmetic.begin(|| telling.tell()), span.part("tell"));
             let seconds = began.elapsed().as_secs_f64();
             let open =
-                before.insert(Open { generation, seen, version, seconds, evaluators, missing, lesson });
+                before.insert(Open { generation, seen, version, seconds, evaluators, missing, lesson, span });
             next = match ahead {
                 Some(flight) => Some(flight),
                 None => {
@@ -105,9 +112,12 @@ impl Session<'_> {
         let (scorer, inputs, set) = (self.scorer(), self.inputs, self.dev_set());
         let version = self.state.search.context().version();
         let wanted = self.state.search.wants_dev(&self.plan);
+        let mut scored = wanted.then(|| open.span.part("dev"));
         let dev = async {
             let score = scorer.score(version, Prompted::Context, set, &inputs.dev);
-            if wanted { score.await.map(Some) } else { Ok(None) }
+            let dev = if wanted { score.await.map(Some) } else { Ok(None) };
+            scored.take();
+            dev
         };
         let ahead = async {
             if self.plan.tuned == 2 {
@@ -127,7 +137,13 @@ impl Session<'_> {
         let Some(asking) = self.state.search.asking(&self.plan, ahead) else {
             return Ok(None);
         };
+        let (version, layer) = asking.place();
+        let number = self.state.search.generation() + ahead + 1;
+        let sweep = (number - 1) / self.plan.tuned as u64 + 1;
+        let span = self.watch.ask(version.0, number, sweep, layer.0);
+        let drawn = span.part("ask");
         let asked = self.arithmetic.begin(|| asking.ask()).get().await??;
+        drop(drawn);
         let proposal = self.state.search.asked(asked);
         let way = if self.plan.racing {
             Way::Raced(Search::race(&self.plan, &proposal))
@@ -138,7 +154,7 @@ impl Session<'_> {
                 self.fleet.offer_within(self.id, version, layer, candidates, all, self.deadline()).await?;
             Way::Offered(ticket)
         };
-        Ok(Some(Flight { proposal, way }))
+        Ok(Some(Flight { proposal, way, span }))
     }
 
     /// How long a generation may take once it is at work, where the run file bounds it.
@@ -149,20 +165,30 @@ impl Session<'_> {
 
     /// Waits until a generation's layer has learnt from it.
     async fn learn(&mut self, open: &mut Open) -> Result<(), Error> {
-        if let Lesson::Telling(telling) = &mut open.lesson {
+        if let Lesson::Telling(telling, _) = &mut open.lesson {
             let told = telling.get().await??;
             open.lesson = Lesson::Learnt(self.state.search.told(told));
         }
         Ok(())
     }
 
-    /// Ends a generation: selects by its dev score and has it written down.
+    /// Ends a generation; all that is logged of it says which it is.
     async fn settle(&mut self, open: Open, dev: Option<DevScore>) -> Result<(), Error> {
-        let Open { generation, seen, version, seconds, evaluators, missing, lesson } = open;
+        let (generation, layer) = (open.generation.number, open.generation.layer.0);
+        let span = error_span!("generation", generation, layer); // at this level it is there whatever is logged
+        self.write(open, dev).instrument(span).await
+    }
+
+    /// Selects by a generation's dev score and has it written down.
+    async fn write(&mut self, open: Open, dev: Option<DevScore>) -> Result<(), Error> {
+        let Open { generation, seen, version, seconds, evaluators, missing, lesson, mut span } = open;
         let Lesson::Learnt(sigma) = lesson else {
             return Err(Error::failed("a generation is settled before its layer has learnt from it"));
         };
         let selected = dev.is_some_and(|score| self.state.search.select(&self.plan, score));
+        info!(best = generation.best, sigma, seconds, evaluators, "generation done");
+        span.done(generation.best, evaluators);
+        self.watch.generation(generation.layer.0, generation.best, seconds);
         let event = Event::Generation {
             generation: generation.number,
             sweep: generation.sweep,
@@ -194,12 +220,12 @@ async fn evaluated(
     flight: Flight,
     deadline: Option<Duration>,
 ) -> Result<Landed, FleetError> {
-    let Flight { proposal, way } = flight;
+    let Flight { proposal, way, span } = flight;
     match way {
-        Way::Offered(ticket) => Ok((proposal, ticket.gathered().await?, None)),
+        Way::Offered(ticket) => Ok((proposal, ticket.gathered().await?, None, span)),
         Way::Raced(race) => {
             let (gathered, seen) = racing::evaluate(fleet, run, &proposal, race, deadline).await?;
-            Ok((proposal, gathered, Some(seen)))
+            Ok((proposal, gathered, Some(seen), span))
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::fleet::Handle;
 use crate::folder::RunFolder;
 use crate::inputs::{Inputs, labels};
 use crate::keeper::Keeper;
+use crate::observe::RunWatch;
 use crate::progress::{Progress, Reporter, State};
 use crate::search::{DevScore, Plan, Search};
 
@@ -67,6 +68,7 @@ pub(super) struct Session<'a> {
     reporter: &'a Reporter,
     pub(super) arithmetic: Arithmetic,
     pub(super) id: RunId,
+    pub(super) watch: RunWatch,
     pub(super) plan: Plan,
     ready: Ready,
     pub(super) state: Checkpoint,
@@ -85,7 +87,7 @@ impl<'a> Session<'a> {
         fleet: &'a Handle,
         reporter: &'a Reporter,
     ) -> Result<Self, Error> {
-        let Origin { id, checkpoint, expected } = origin;
+        let Origin { id, checkpoint, expected, observer } = origin;
         let begun = inputs.begin(fleet, id, expected).await?;
         let plan = plan(inputs, begun.model.layers as usize);
         let fresh = checkpoint.is_none();
@@ -95,6 +97,7 @@ impl<'a> Session<'a> {
         };
         let (folder, keeper) = place;
         let keeper = keeper.insert(Keeper::open(folder, state.events_bytes)?);
+        let watch = observer.begin_run(id, keeper.saved());
         let mut session = Self {
             inputs,
             folder,
@@ -103,6 +106,7 @@ impl<'a> Session<'a> {
             reporter,
             arithmetic: Arithmetic::start()?,
             id,
+            watch,
             plan,
             ready: begun.ready,
             began: Instant::now(),

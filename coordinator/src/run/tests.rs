@@ -126,7 +126,8 @@ async fn the_next_candidates_and_the_dev_score_of_the_last_context_are_out_while
     let (folder, checkpoint) = RunFolder::open(&inputs.spec, &inputs.hash, false).unwrap();
     let (fleet, _owner) = Fleet::spawn(Settings { credit: 3, ..Settings::default() });
     tokio::spawn(reluctant(fleet.attach(hello()).await.unwrap()));
-    let origin = Origin { id: RunId(1), checkpoint, expected: inputs.expected(None) };
+    let origin =
+        Origin { id: RunId(1), checkpoint, expected: inputs.expected(None), observer: Observer::default() };
     let (reporter, _progress) = watch::channel(Progress::default());
     let (_stop, stopped) = watch::channel(false);
     let tuned = tune(origin, &inputs, &folder, &fleet, &reporter, stopped);

@@ -30,6 +30,11 @@ impl Asking {
         Self { layer, version, state, seed }
     }
 
+    /// The context that it is for, and its layer.
+    pub fn place(&self) -> (ContextVersion, Layer) {
+        (self.version, self.layer)
+    }
+
     /// Draws it, with normals from the counter-based stream. Drawn again, after a resume say, it is the same.
     ///
     /// # Errors

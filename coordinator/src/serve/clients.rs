@@ -57,14 +57,16 @@ impl From<Clients> for Service {
 }
 
 impl Service {
-    fn fleet(&self) -> &watch::Receiver<FleetStatus> {
+    /// The fleet that its runs share.
+    pub(crate) fn fleet(&self) -> &watch::Receiver<FleetStatus> {
         match self {
             Self::One(clients) => &clients.fleet,
             Self::Many(_, fleet) => fleet,
         }
     }
 
-    fn views(&self) -> Vec<View> {
+    /// Its runs.
+    pub(crate) fn views(&self) -> Vec<View> {
         match self {
             Self::One(clients) => vec![clients.view()],
             Self::Many(standing, _) => standing.list(),

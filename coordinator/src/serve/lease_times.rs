@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus::Histogram;
+
 /// Steps to each doubling of the time.
 const STEPS: f64 = 64.0;
 
@@ -12,36 +14,45 @@ const DOUBLINGS: usize = 36;
 
 /// Counts of leases by what they took; clones count into the same.
 #[derive(Clone, Debug)]
-pub struct LeaseTimes(Arc<[AtomicU64]>);
+pub struct LeaseTimes {
+    counts: Arc<[AtomicU64]>,
+    also: Option<Histogram>,
+}
 
 impl Default for LeaseTimes {
     fn default() -> Self {
-        Self((0..=DOUBLINGS * STEPS as usize).map(|_| AtomicU64::new(0)).collect())
+        Self { counts: (0..=DOUBLINGS * STEPS as usize).map(|_| AtomicU64::new(0)).collect(), also: None }
     }
 }
 
 impl LeaseTimes {
+    /// These; what leases take goes into `histogram`, too.
+    pub(crate) fn and_in(self, histogram: Option<Histogram>) -> Self {
+        Self { also: histogram, ..self }
+    }
+
     /// Counts a lease.
     pub(super) fn add(&self, took: Duration) {
+        self.also.iter().for_each(|histogram| histogram.observe(took.as_secs_f64()));
         let step = (STEPS * (took.as_secs_f64() * 1e6).max(1.0).log2()) as usize;
-        if let Some(count) = self.0.get(step.min(self.0.len() - 1)) {
+        if let Some(count) = self.counts.get(step.min(self.counts.len() - 1)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Forgets all leases.
     pub fn clear(&self) {
-        self.0.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
     }
 
     /// How many leases there were.
     pub fn leases(&self) -> u64 {
-        self.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// What `share` of the leases took at most, to one percent; `None` without leases.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let counts: Vec<u64> = self.0.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let all: u64 = counts.iter().sum();
         let wanted = (all as f64 * share).ceil() as u64;
         let mut below = 0;

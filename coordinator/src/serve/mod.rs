@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::client::{KEEPALIVE, MESSAGE};
+use proto::observe::{Pulses, Statuses, follow};
 use proto::v1::evaluators_server::EvaluatorsServer;
 use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
@@ -32,8 +33,6 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::fleet::Handle;
@@ -46,6 +45,7 @@ pub use lease_times::LeaseTimes;
 pub use limits::Limits;
 use limits::{CALLS, HEADERS, WINDOW};
 use seldom::Seldom;
+pub(crate) use status::evaluator_state_name;
 
 /// How often an evaluator hears that the coordinator is alive, at least.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -71,6 +71,7 @@ pub struct ServeOptions {
     heartbeat: Duration,
     lease_times: LeaseTimes,
     limits: Limits,
+    pulses: Pulses,
 }
 
 impl Default for ServeOptions {
@@ -82,6 +83,7 @@ impl Default for ServeOptions {
             heartbeat: HEARTBEAT,
             lease_times: LeaseTimes::default(),
             limits: Limits::default(),
+            pulses: Pulses::default(),
         }
     }
 }
@@ -109,6 +111,11 @@ impl ServeOptions {
     /// These options; what leases take is counted in `times`.
     pub fn with_lease_times(self, times: LeaseTimes) -> Self {
         Self { lease_times: times, ..self }
+    }
+
+    /// These options; health says whether these loops are alive.
+    pub fn with_pulses(self, pulses: Pulses) -> Self {
+        Self { pulses, ..self }
     }
 
     /// These options with other limits on connections.
@@ -179,7 +186,8 @@ pub async fn serve(
     let runs = RunsServer::new(clients.into()).max_decoding_message_size(MESSAGE);
     let check = |guest| Check { token: options.token.clone(), guest, refused: Arc::default() };
     let (mut health, health_service) = tonic_health::server::health_reporter();
-    set_health(&health, ServingStatus::Serving).await;
+    let (stop, stopping) = watch::channel(false);
+    let served = statuses(options.pulses, Some(stopping));
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
@@ -196,13 +204,19 @@ pub async fn serve(
         .add_service(InterceptedService::new(runs, check(true)));
     server
         .serve_with_incoming_shutdown(Counted(services.prepare()), door, async move {
-            let mut shutdown = pin!(shutdown);
-            tokio::select! {
-                () = shutdown.as_mut() => set_health(&health, ServingStatus::NotServing).await,
-                () = turned(options.stopping) => {
-                    set_health(&health, ServingStatus::NotServing).await;
-                    shutdown.await;
+            let until_shutdown = async {
+                let mut shutdown = pin!(shutdown);
+                tokio::select! {
+                    () = shutdown.as_mut() => {}
+                    () = turned(options.stopping) => {
+                        stop.send_replace(true);
+                        shutdown.await;
+                    }
                 }
+            };
+            tokio::select! {
+                () = until_shutdown => {}
+                never = follow(&health, &served) => match never {},
             }
             close.send_replace(true);
             for service in SERVICES {
@@ -216,10 +230,13 @@ pub async fn serve(
 /// What health speaks of: the whole server, and both services.
 const SERVICES: [&str; 3] = ["", EvaluatorsServer::<Evaluators>::NAME, RunsServer::<Service>::NAME];
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in SERVICES {
-        health.set_service_status(service, status).await;
-    }
+/// What health says of them: they serve while every loop is alive, and until `stopping` turns true.
+pub fn statuses(pulses: Pulses, stopping: Option<watch::Receiver<bool>>) -> Statuses {
+    Statuses::new(move || {
+        let stopping = stopping.as_ref().is_some_and(|stopping| *stopping.borrow());
+        let serves = !stopping && pulses.live(Instant::now());
+        SERVICES.map(|service| (service, serves)).to_vec()
+    })
 }
 
 /// Waits until `stopping` turns true, for ever where nobody can turn it.

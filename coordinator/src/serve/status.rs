@@ -70,6 +70,18 @@ fn quarantined(one: &fleet::Quarantined) -> EvaluatorStatus {
     EvaluatorStatus { name, state, message, ..EvaluatorStatus::default() }
 }
 
+/// What an evaluator is doing, in a word.
+pub(crate) fn evaluator_state_name(one: &fleet::EvaluatorStatus, now: Instant) -> &'static str {
+    use evaluator_status::State;
+    match evaluator_state(one, now.saturating_duration_since(one.last_report)) {
+        State::Preparing => "preparing",
+        State::Working => "working",
+        State::Idle => "idle",
+        State::Late => "late",
+        State::Quarantined | State::Unspecified => "quarantined",
+    }
+}
+
 fn evaluator_state(one: &fleet::EvaluatorStatus, unheard: Duration) -> evaluator_status::State {
     use evaluator_status::State;
     if one.late || unheard >= UNHEARD {

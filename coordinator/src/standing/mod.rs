@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error as ThisError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{Instrument, error_span, warn};
 
 use crate::error::Error;
 use crate::fleet::Handle;
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
+use crate::observe::Observer;
 use crate::progress::{Progress, State};
 pub use record::Submission;
 use record::{Home, Record};
@@ -79,6 +80,7 @@ pub struct Standing(Arc<Inner>);
 struct Inner {
     home: Home,
     fleet: Handle,
+    observer: Observer,
     limits: Limits,
     /// Held while a run file is read: one at a time, in the order they came.
     reading: tokio::sync::Mutex<()>,
@@ -133,18 +135,18 @@ impl Entry {
 
 impl Standing {
     /// Opens the coordinator's folder; the runs there that have not ended are queued, in the order of their ids, until
-    /// [`Standing::go_on`].
+    /// [`Standing::go_on`]. All of them are seen through `observer`.
     ///
     /// # Errors
     /// [`Error::Input`] when the folder is in use or damaged.
-    pub fn open(folder: &Path, fleet: Handle, limits: Limits) -> Result<Self, Error> {
+    pub fn open(folder: &Path, fleet: Handle, limits: Limits, observer: Observer) -> Result<Self, Error> {
         let (home, records) = Home::open(folder)?;
         let runs: BTreeMap<u64, Entry> =
             records.into_iter().map(|(id, record)| (id, Entry::new(record))).collect();
         let queue = runs.iter().filter(|(_, entry)| !entry.over()).map(|(id, _)| *id).collect();
         let shelf = Mutex::new(Shelf { runs, queue, ..Shelf::default() });
         let (reading, closing) = (tokio::sync::Mutex::default(), watch::Sender::new(false));
-        Ok(Self(Arc::new(Inner { home, fleet, limits, reading, closing, shelf })))
+        Ok(Self(Arc::new(Inner { home, fleet, observer, limits, reading, closing, shelf })))
     }
 
     /// Begins with what is queued.
@@ -275,9 +277,11 @@ impl Standing {
             work::Task { id, submission: entry.submission.clone(), stop, progress }
         });
         let Some(task) = task else { return }; // runs do not leave the shelf
-        let (home, fleet) = (self.folder().to_owned(), self.0.fleet.clone());
+        let (home, fleet, observer) =
+            (self.folder().to_owned(), self.0.fleet.clone(), self.0.observer.clone());
+        let span = error_span!("run", run = id); // at this level it is there whatever is logged
         // in a task of its own: what panics there ends this run and no other
-        let ended = tokio::spawn(work::run(task, home, fleet)).await;
+        let ended = tokio::spawn(work::run(task, home, fleet, observer).instrument(span)).await;
         self.end(
             id,
             ended.unwrap_or_else(|panic| Err(Error::failed(format!("the run broke down: {panic}")))),

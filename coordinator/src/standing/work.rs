@@ -14,6 +14,7 @@ use crate::fleet::{Expected, Handle};
 use crate::folder::RunFolder;
 use crate::inputs::Inputs;
 use crate::model;
+use crate::observe::Observer;
 use crate::progress::{Progress, Reporter, State};
 use crate::run::{self, Origin, Summary};
 
@@ -38,7 +39,7 @@ struct Opened {
 ///
 /// # Errors
 /// As [`run::tune`]. How it ended is for the caller to report.
-pub(super) async fn run(task: Task, home: PathBuf, fleet: Handle) -> Result<(), Error> {
+pub(super) async fn run(task: Task, home: PathBuf, fleet: Handle, observer: Observer) -> Result<(), Error> {
     let Task { id, submission, stop, progress } = task;
     progress.send_modify(|progress| progress.state = State::Waiting);
     let Opened { inputs, folder, checkpoint, expected } =
@@ -50,7 +51,7 @@ pub(super) async fn run(task: Task, home: PathBuf, fleet: Handle) -> Result<(), 
     }
     let name = inputs.spec.task.name.clone();
     let (reporter, reported) = watch::channel(Progress { task: name, ..Progress::default() });
-    let origin = Origin { id: RunId(id), checkpoint, expected };
+    let origin = Origin { id: RunId(id), checkpoint, expected, observer };
     let tuning = run::tune(origin, &inputs, &folder, &fleet, &reporter, stop);
     followed(tuning, reported, &progress).await.map(drop)
 }

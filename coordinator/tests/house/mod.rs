@@ -11,6 +11,7 @@ use coordinator::progress::Progress;
 use coordinator::serve::clients::Clients;
 use coordinator::serve::{ServeError, ServeOptions, serve};
 use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::observe::Observer;
 use proto::client::Security;
 use shared::ids::{ContextVersion, Layer, RunId};
 use shared::messages::{
@@ -152,6 +153,7 @@ pub(crate) fn options(address: SocketAddr, weights: &str) -> DialOptions {
         give_up_after: Some(Duration::from_secs(15)),
         silence: Duration::from_secs(20),
         longest_pause: Duration::from_secs(10),
+        observer: Observer::default(),
     }
 }
 

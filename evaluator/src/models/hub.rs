@@ -66,6 +66,21 @@ pub enum HubError {
     NoHome,
 }
 
+impl HubError {
+    /// Whether another attempt may bring the model: the hub did not answer, or had trouble of its own.
+    pub fn may_pass(&self) -> bool {
+        let Self::Fetch { source, .. } = self else { return false };
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(reason) = error {
+            if let Some(ureq::Error::StatusCode(400..=407 | 409..=428 | 430..=499)) = reason.downcast_ref() {
+                return false; // it does not know the model, or not this token
+            }
+            error = reason.source();
+        }
+        true
+    }
+}
+
 impl Hub {
     /// The hub as the environment has it: `HF_HUB_CACHE` or `HF_HOME` (where the cache lies), `HF_TOKEN`,
     /// `HF_ENDPOINT`, and `HF_HUB_OFFLINE` (anything but empty, `0`, `false`, `no`, `off`: never use the

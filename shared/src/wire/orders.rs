@@ -184,7 +184,13 @@ impl From<Lease> for v1::Lease {
             }
             Work::Score { prompt, examples } => v1::lease::Work::Score(score_to(prompt, examples)),
         };
-        Self { id: lease.id.0, run: lease.run.0, version: lease.version.0, work: Some(work) }
+        Self {
+            id: lease.id.0,
+            run: lease.run.0,
+            version: lease.version.0,
+            work: Some(work),
+            traceparent: lease.trace,
+        }
     }
 }
 
@@ -225,6 +231,7 @@ impl TryFrom<v1::Lease> for Lease {
             run: RunId(lease.run),
             version: ContextVersion(lease.version),
             work,
+            trace: lease.traceparent,
         })
     }
 }

@@ -122,14 +122,15 @@ impl TryFrom<v1::Refused> for Refused {
 impl From<Refusal> for v1::Refusal {
     fn from(refusal: Refusal) -> Self {
         use v1::refusal::Kind;
+        let quarantined = matches!(refusal, Refusal::Quarantined(_));
         let (kind, message, line) = match refusal {
             Refusal::Input(text) => (Kind::Input, text, None),
             Refusal::Example { line, problem } => (Kind::Input, problem, Some(line)),
-            Refusal::Model(text) => (Kind::Model, text, None),
+            Refusal::Model(text) | Refusal::Quarantined(text) => (Kind::Model, text, None),
             Refusal::Protocol(text) => (Kind::Protocol, text, None),
             Refusal::Failed(text) => (Kind::Failed, text, None),
         };
-        Self { kind: kind.into(), message, line }
+        Self { kind: kind.into(), message, line, quarantined }
     }
 }
 
@@ -144,6 +145,7 @@ impl TryFrom<v1::Refusal> for Refusal {
                 Some(line) => Self::Example { line, problem: text },
                 None => Self::Input(text),
             },
+            Ok(Kind::Model) if refusal.quarantined => Self::Quarantined(text),
             Ok(Kind::Model) => Self::Model(text),
             Ok(Kind::Protocol) => Self::Protocol(text),
             Ok(Kind::Failed) => Self::Failed(text),

@@ -36,8 +36,10 @@ fn prepare() -> Prepare {
 }
 
 fn orders() -> Vec<Order> {
-    let lease =
-        |work| Order::Lease(Lease { id: LeaseId(9), run: RunId(1), version: ContextVersion(3), work });
+    let lease = |work| {
+        let trace = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+        Order::Lease(Lease { id: LeaseId(9), run: RunId(1), version: ContextVersion(3), work, trace })
+    };
     let score = |prompt, examples| lease(Work::Score { prompt, examples });
     let mut orders = vec![
         Order::Start(Start {
@@ -116,6 +118,7 @@ fn reports() -> Vec<Report> {
         refused(None, Refusal::Input("word".to_owned())),
         refused(None, Refusal::Example { line: 17, problem: "long".to_owned() }),
         refused(Some(LeaseId(0)), Refusal::Model("other".to_owned())),
+        refused(None, Refusal::Quarantined("liar".to_owned())),
         refused(None, Refusal::Protocol("2".to_owned())),
         refused(Some(LeaseId(3)), Refusal::Failed("engine".to_owned())),
         Report::Heartbeat { progress: 12 },

@@ -56,6 +56,7 @@ impl Table {
                 _ => job.take(&held.piece, id, took, &answer.outcomes),
             };
             if let Err(problem) = taken {
+                self.tally.failed += 1;
                 self.failed(held, id, &problem);
                 return self.drop_failed(id, &problem);
             }
@@ -66,6 +67,7 @@ impl Table {
                 job.forget_answered(); // it had gone back to what waits
             }
         }
+        self.tally.answered += 1;
         if let Some(link) = self.links.get_mut(&id) {
             link.answered += 1;
             link.pace.answered(now, held.since, held.measured.then_some(held.cost));
@@ -77,6 +79,7 @@ impl Table {
         if refused.lease.is_some() && held.is_none() {
             return self.drop_failed(id, "it refused a lease that it does not hold");
         }
+        self.tally.failed += u64::from(held.is_some());
         match (refused.refusal, held) {
             (refusal @ (Refusal::Input(_) | Refusal::Example { .. }), _) => {
                 self.fail_run(refused.run, &refusal)
@@ -84,7 +87,7 @@ impl Table {
             (Refusal::Failed(why), Some(held)) if held.piece.cells() == 0 => self.drop_failed(id, &why),
             (Refusal::Failed(why), Some(held)) => self.failed(held, id, &why),
             (Refusal::Failed(why), None) => self.cannot_serve(refused.run, id, why),
-            (refusal @ (Refusal::Model(_) | Refusal::Protocol(_)), held) => {
+            (refusal @ (Refusal::Model(_) | Refusal::Quarantined(_) | Refusal::Protocol(_)), held) => {
                 held.into_iter().for_each(|held| self.reopen(held.job, &held.piece, &held.blame));
                 self.remove(id, Some(refusal));
             }
@@ -140,7 +143,8 @@ impl Table {
         job.out.insert(id);
         link.in_flight.insert(id);
         link.ahead += usize::from(ahead);
-        let order = Lease { id, run: job.run, version: job.version, work: job.work(&piece, canary) };
+        let work = job.work(&piece, canary);
+        let order = Lease { id, run: job.run, version: job.version, work, trace: None };
         let held = Held {
             evaluator,
             run: job.run,
@@ -156,6 +160,8 @@ impl Table {
             since: now,
             timed_out: false,
         };
+        self.tally.sent += 1;
+        self.tally.repeated += u64::from(copy && held.measured);
         self.leases.insert(id, held);
         self.bring_up_to_date(order.run, evaluator);
         self.actions.push(Action::Send(evaluator, Order::Lease(order)));

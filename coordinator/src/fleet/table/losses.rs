@@ -44,11 +44,13 @@ impl Table {
 
     /// An evaluator breaks the protocol, or cannot do what it is here for.
     pub(super) fn drop_failed(&mut self, id: EvaluatorId, why: &str) {
+        self.tally.losses += u64::from(self.links.contains_key(&id));
         self.remove(id, Some(Refusal::Failed(why.to_owned())));
     }
 
     /// An evaluator is gone without a word. The oldest of its leases is the one it was at.
     pub(super) fn vanished(&mut self, now: Instant, id: EvaluatorId, told: Option<Refusal>) {
+        self.tally.losses += u64::from(self.links.contains_key(&id));
         let held = self.links.get(&id).into_iter().flat_map(|link| &link.in_flight);
         let workable = |lease: &&LeaseId| self.leases.get(lease).is_some_and(|held| !held.ahead);
         let at = held.copied().find(|lease| workable(&lease));
@@ -71,6 +73,8 @@ impl Table {
             return;
         };
         self.hungry.remove(&id);
+        self.tally.lost += link.in_flight.len() as u64;
+        self.tally.refusals += u64::from(matches!(told, Some(Refusal::Model(_) | Refusal::Protocol(_))));
         for job in self.jobs.values_mut() {
             job.shares.remove(&id);
         }

@@ -163,6 +163,7 @@ impl Table {
             self.quarantined.push(Quarantined { name, reason: reason.clone() });
         }
         self.actions.push(Action::Quarantined(reason.clone()));
-        self.remove(by, Some(Refusal::Model(reason)));
+        self.tally.quarantines += 1;
+        self.remove(by, Some(Refusal::Quarantined(reason)));
     }
 }

@@ -229,6 +229,7 @@ fn expected_of(task: Task, version: u64) -> Vec<Outcome> {
         run: RUN,
         version: ContextVersion(version),
         work: Work::Evaluate { layer, candidates, examples, canary: None },
+        trace: None,
     })
 }
 

@@ -169,7 +169,8 @@ impl Stay<'_> {
                 }
                 Some(Trouble::Refuse) => {
                     let kind = refusal::Kind::Failed.into();
-                    let refusal = v1::Refusal { kind, message: "as simulated".to_owned(), line: None };
+                    let refusal =
+                        v1::Refusal { kind, message: "as simulated".to_owned(), ..v1::Refusal::default() };
                     let (run, lease) = (lease.run, Some(lease.id));
                     self.say(report::Kind::Refused(v1::Refused { run, lease, refusal: Some(refusal) }))
                         .await?;

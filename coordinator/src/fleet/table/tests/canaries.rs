@@ -95,7 +95,7 @@ fn of_three_the_one_that_lies_is_sent_away_and_its_work_done_again() {
         court.answer_all();
         court.honest(30);
         assert_eq!(court.sent_away(), [format!("e{liar}")]);
-        let [(id, Some(Refusal::Model(text)))] = &court.world.closed.clone()[..] else {
+        let [(id, Some(Refusal::Quarantined(text)))] = &court.world.closed.clone()[..] else {
             panic!("{:?}", court.world.closed)
         };
         assert_eq!(*id, court.ids[liar]);
@@ -103,7 +103,7 @@ fn of_three_the_one_that_lies_is_sent_away_and_its_work_done_again() {
         assert!(text.contains("finds loss 0.001, the others 0;"), "{text}");
         assert_eq!(court.world.quarantined, std::slice::from_ref(text));
         let again = court.world.join_as(Hello { name: format!("e{liar}"), ..hello("m") });
-        assert_eq!(again, Err(Refusal::Model(text.clone())));
+        assert_eq!(again, Err(Refusal::Quarantined(text.clone())));
     }
 }
 

@@ -1,0 +1,47 @@
+//! The statuses that gRPC health gives, looked at again and again.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// A status is no older than this.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// A service, and whether it serves now.
+pub type Status = (&'static str, bool);
+
+/// What is asked for the statuses.
+#[derive(Clone)]
+pub struct Statuses(Arc<dyn Fn() -> Vec<Status> + Send + Sync>);
+
+impl Statuses {
+    /// Those that `look` finds; it must not block.
+    pub fn new(look: impl Fn() -> Vec<Status> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+}
+
+impl fmt::Debug for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Statuses").field(&(self.0)()).finish()
+    }
+}
+
+/// Has the reporter say what is so, for ever.
+pub async fn follow(reporter: &HealthReporter, statuses: &Statuses) -> Infallible {
+    let mut clock = tokio::time::interval(EVERY);
+    let mut told = Vec::new();
+    loop {
+        clock.tick().await;
+        let found = (statuses.0)();
+        for (service, serves) in found.iter().filter(|status| !told.contains(*status)) {
+            let status = if *serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+            reporter.set_service_status(service, status).await;
+        }
+        told = found;
+    }
+}
