@@ -109,7 +109,7 @@ impl Stage {
         let mut last = "";
         for word in command.split_whitespace() {
             words.push(match word {
-                _ if last == "--listen" => "127.0.0.1:0".to_owned(),
+                _ if ["--listen", "--metrics", "--health"].contains(&last) => "127.0.0.1:0".to_owned(),
                 _ if last == "--folder" => ".".to_owned(),
                 _ if last == "--to" => "fetched.safetensors".to_owned(),
                 _ if word.ends_with("/zeroth") || word.ends_with("/zeroth-evaluator") => {

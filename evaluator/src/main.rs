@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use evaluator::backbone::Dtype;
-use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::dial::{self, DialOptions};
 use evaluator::model::{LoadError, Model};
 use evaluator::observe::{Observer, Window};
 use evaluator::resources::{Allowed, Limits, Resources};
@@ -164,12 +164,10 @@ async fn evaluate(cli: Cli, observer: &Observer) -> Result<(), Ended> {
     let heartbeat = HEARTBEAT.min(silence / 4);
     let worker = Worker { model: Arc::new(model), resources, heartbeat, observer: observer.clone() };
     let start = |orders, reports| tokio::spawn(worker.clone().run(orders, reports));
-    dial::run(options, start, stop).await.map_err(|error| match error {
-        DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
-            Ended::Input(error.to_string())
-        }
-        other => failed(other),
-    })
+    let ended = dial::run(options, start, stop).await;
+    ended.map_err(
+        |error| if error.of_configuration() { Ended::Input(error.to_string()) } else { failed(error) },
+    )
 }
 
 /// What may pass, a hub that does not answer say, is no mistake of the user's.
