@@ -66,8 +66,8 @@ const ELSEWHERE: [(&str, &str); 10] = [
     ("target/release/zeroth model pull ", ""), // needs the network: see tests/model.rs
     ("python3 -m venv ", ""),                  // makes what tests/python_client.rs makes for itself
     ("python-client/bin/", ""),                // its client is run by tests/python_client.rs
-    ("kubectl ", ""),                          // wants a cluster; scripts/check-deploy renders each folder shown
-    ("scripts/", ""),                          // takes minutes or the network: see `scripts_can_be_run`
+    ("kubectl ", ""), // wants a cluster; scripts/check-deploy renders each folder shown
+    ("scripts/", ""), // takes minutes or the network: see `scripts_can_be_run`
 ];
 
 /// Whether a shell command is covered without being run here.
@@ -110,7 +110,7 @@ impl Stage {
         let mut last = "";
         for word in command.split_whitespace() {
             words.push(match word {
-                _ if last == "--listen" => "127.0.0.1:0".to_owned(),
+                _ if ["--listen", "--metrics", "--health"].contains(&last) => "127.0.0.1:0".to_owned(),
                 _ if last == "--folder" => ".".to_owned(),
                 _ if last == "--to" => "fetched.safetensors".to_owned(),
                 _ if word.ends_with("/zeroth") || word.ends_with("/zeroth-evaluator") => {

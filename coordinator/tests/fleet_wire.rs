@@ -119,7 +119,11 @@ async fn an_evaluator_that_lies_is_sent_away_and_changes_no_bit() {
     for dialled in [liar, again] {
         let error = within(dialled).await.unwrap().unwrap_err();
         let told = "evaluator liar is quarantined";
-        assert!(matches!(&error, DialError::Refused { reason, .. } if reason.starts_with(told)), "{error}");
+        assert!(
+            matches!(&error, DialError::Quarantined { reason, .. } if reason.starts_with(told)),
+            "{error}"
+        );
+        assert!(!error.of_configuration(), "another machine may do");
     }
     within(status.wait_for(|status| status.quarantined.len() == 1)).await.unwrap();
     within(house.fleet.drain()).await;

@@ -100,6 +100,16 @@ pub enum DialError {
     Worker(#[from] io::Error),
 }
 
+impl DialError {
+    /// Whether what was configured is wrong, here or at the coordinator: it will be wrong again, on every machine.
+    pub fn of_configuration(&self) -> bool {
+        match self {
+            Self::Address(_) | Self::Refused { .. } | Self::Unreadable { .. } => true,
+            Self::Quarantined { .. } | Self::GaveUp { .. } | Self::Worker(_) => false,
+        }
+    }
+}
+
 /// How one stay has ended.
 enum Ended {
     /// Sent away, or left on its own wish.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use evaluator::backbone::Dtype;
-use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::dial::{self, DialOptions};
 use evaluator::fetch::{self, FetchError};
 use evaluator::model::{LoadError, Model};
 use evaluator::observe::{Observer, Window};
@@ -197,12 +197,10 @@ async fn evaluate(cli: Cli, observer: &Observer) -> Result<Done, Ended> {
         stop.await;
         told.store(true, Ordering::Relaxed);
     };
-    dial::run(options, start, stop).await.map_err(|error| match error {
-        DialError::Refused { .. } | DialError::Unreadable { .. } | DialError::Address(_) => {
-            Ended::Input(error.to_string())
-        }
-        other => failed(other),
-    })?;
+    let ended = dial::run(options, start, stop).await;
+    ended.map_err(
+        |error| if error.of_configuration() { Ended::Input(error.to_string()) } else { failed(error) },
+    )?;
     Ok(if told.into_inner() { stopped } else { Done::Finished })
 }
 

@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use shared::ids::{LeaseId, RunId};
-use shared::messages::{Lease, Order, Refusal, Refused, Report};
+use shared::messages::{Lease, Order, Refusal, Refused, Report, Work};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
+use tracing::error_span;
 
 use crate::model::Model;
 use crate::observe::{Asked, Observer};
@@ -86,7 +87,7 @@ impl Compute {
             let leaving = order == Order::Drain;
             let (observer, began) = (self.worker.observer.clone(), Instant::now());
             let beat = observer.begin();
-            let answers = self.obey(order);
+            let answers = span_of(&order).in_scope(|| self.obey(order));
             drop(beat);
             observer.obeyed(began.elapsed(), self.sessions.len());
             let gone = answers.into_iter().any(|report| reports.blocking_send(report).is_err());
@@ -165,6 +166,26 @@ impl Compute {
             }
             Err(refusal) => refused(lease.run, Some(lease.id), refusal),
         }
+    }
+}
+
+/// What is logged of an order says of which run it is; at this level it does whatever is logged.
+fn span_of(order: &Order) -> tracing::Span {
+    match order {
+        Order::Prepare(prepare) => error_span!("prepare", run = prepare.run.0),
+        Order::Start(start) => error_span!("start", run = start.run.0),
+        Order::SetContext(update) => error_span!("context", run = update.run.0, layer = update.layer.0),
+        Order::Lease(lease) => span_of_lease(lease),
+        Order::Forget(run) => error_span!("forget", run = run.0),
+        Order::Drain => tracing::Span::none(),
+    }
+}
+
+fn span_of_lease(lease: &Lease) -> tracing::Span {
+    let (run, version) = (lease.run.0, lease.version.0);
+    match lease.work {
+        Work::Evaluate { layer, .. } => error_span!("evaluate", run, layer = layer.0, version),
+        Work::Score { .. } => error_span!("score", run, version),
     }
 }
 

@@ -87,7 +87,7 @@ impl Process {
         // Tests must not depend on what the person who runs them has set.
         let ours =
             env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("ZEROTH_"));
-        for name in ours.chain(["HF_TOKEN".into()]) {
+        for name in ours.chain(["HF_TOKEN".into(), "OTEL_EXPORTER_OTLP_ENDPOINT".into()]) {
             command.env_remove(name);
         }
         command.env("HF_HUB_OFFLINE", "1").stdout(Stdio::piped()).stderr(Stdio::piped());

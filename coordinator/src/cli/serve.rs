@@ -72,6 +72,7 @@ async fn stand(args: Args, mut stop: watch::Receiver<bool>, window: &mut Window)
     standing.close().await;
     close.send_replace(true);
     owner.abort(); // evaluators are not sent away: they dial again until there is a coordinator
+    let _ = owner.await; // the spans of its leases end with it
     match broken {
         Some(ended) => ended.map_err(Error::from),
         None => {

@@ -124,6 +124,7 @@ async fn tune(
     let _ = shown.await; // its only failure is a panic, already reported
     house.close().await;
     owner.abort();
+    let _ = owner.await; // the spans of its leases end with it
     ended
 }
 

@@ -333,9 +333,12 @@ mod tests {
         let hub = Hub::new(cache.path().to_owned(), false, None, Some(fake.address.clone()));
         let error = hub.snapshot("org/tiny", "main").unwrap_err().to_string();
         assert!(error.contains("org/tiny (revision main) has no tokenizer.json"), "{error}");
-        let error = hub.snapshot("org/absent", "main").unwrap_err().to_string();
+        let absent = hub.snapshot("org/absent", "main").unwrap_err();
+        let error = absent.to_string();
         assert!(error.contains("org/absent") && error.contains("404"), "{error}");
+        assert!(!absent.may_pass());
         let nobody = Hub::new(cache.path().to_owned(), false, None, Some("http://127.0.0.1:1".to_owned()));
-        assert!(matches!(nobody.snapshot("org/tiny", "v2"), Err(HubError::Fetch { .. })));
+        let unreachable = nobody.snapshot("org/tiny", "v2").unwrap_err();
+        assert!(matches!(unreachable, HubError::Fetch { .. }) && unreachable.may_pass(), "{unreachable}");
     }
 }

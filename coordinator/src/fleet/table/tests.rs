@@ -179,6 +179,9 @@ impl World {
         for link in self.table.links.values() {
             assert!(link.in_flight.len() <= self.table.settings.credit, "credit exceeded");
         }
+        let tally = &self.table.tally;
+        let back = tally.answered + tally.failed + tally.lost;
+        assert_eq!(tally.sent, back + self.table.leases.len() as u64, "a lease has been lost sight of");
     }
 
     /// The oldest unanswered lease of an evaluator, taken off the list.
@@ -608,3 +611,4 @@ mod liveness;
 mod mixed;
 mod pace;
 mod speeds;
+mod tally;
