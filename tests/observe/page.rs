@@ -52,9 +52,11 @@ impl Page {
                 assert!(seen.insert(series.to_owned()), "twice: {line}");
                 let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
                 let labels = labels.strip_suffix('}').expect(line);
-                let of =
-                    |suffix: &&str| families.contains_key(name.strip_suffix(*suffix).unwrap_or_default());
-                let suffix = ["_bucket", "_sum", "_count"].iter().find(of).copied().unwrap_or_default();
+                let suffixes = ["_bucket", "_sum", "_count"].into_iter();
+                let mut of_family = suffixes.filter(|suffix| {
+                    name.strip_suffix(suffix).is_some_and(|family| families.contains_key(family))
+                });
+                let suffix = of_family.next().unwrap_or_default();
                 let family = families.get_mut(name.strip_suffix(suffix).unwrap()).expect(line);
                 assert_eq!(family.kind == "histogram", !suffix.is_empty(), "{line}");
                 for label in labels.split("\",").filter(|label| !label.is_empty()) {

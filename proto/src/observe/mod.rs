@@ -82,14 +82,13 @@ impl Observatory {
         let url = args.otlp.as_deref().filter(|url| !url.is_empty());
         let wanted = metrics.is_some() || health.is_some() || url.is_some();
         let runtime = wanted.then(runtime).transpose().map_err(|error| Unusable(error.to_string()))?;
-        let traces = match (url, &runtime) {
-            (Some(url), Some(runtime)) => {
-                let _inside = runtime.enter();
-                Traces::to(url, service).map_err(|problem| Unusable(format!("--otlp {url}: {problem}")))?
-            }
-            _ => Traces::default(),
-        };
-        Ok(Self { metrics, health, traces, runtime })
+        let mut observatory = Self { metrics, health, traces: Traces::default(), runtime };
+        if let (Some(url), Some(runtime)) = (url, &observatory.runtime) {
+            let _inside = runtime.enter();
+            let traces = Traces::to(url, service);
+            observatory.traces = traces.map_err(|problem| Unusable(format!("--otlp {url}: {problem}")))?;
+        }
+        Ok(observatory)
     }
 
     /// The way for spans; off where no collector was named.

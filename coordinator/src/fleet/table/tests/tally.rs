@@ -10,8 +10,7 @@ fn what_happens_is_counted_once() {
     assert_eq!(world.table.status().load, Load::default());
     world.offer(0, generation(30));
     let load = world.table.status().load;
-    assert_eq!((load.candidates, load.examples), (30, 0), "all have a part: {load:?}");
-    assert_eq!(load.working, world.leases.len());
+    assert_eq!((load.candidates, load.working), (30, world.leases.len()), "{load:?}");
 
     let refused = world.lease_of(ids[0]).unwrap();
     world.refuse(ids[0], Some(refused.id), Refusal::Failed("out of memory".to_owned()));
