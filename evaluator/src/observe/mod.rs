@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proto::observe::{Args, Beat, Observatory, Program, Pulses, Span, Statuses, Traces, Unusable};
-use proto::v1::evaluators_server::SERVICE_NAME;
 use shared::messages::{Hello, Lease, Work};
 use shared::system::peak_memory;
 
@@ -20,6 +19,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(900);
 
 /// What health calls the model's being loaded: a startup probe asks for it.
 const STARTUP: &str = "startup";
+
+/// What health calls being welcomed: the service that the coordinator serves (its generated name is for servers alone).
+const SERVICE_NAME: &str = "zeroth.v1.Evaluators";
 
 /// What is seen through; clones are the same.
 #[derive(Clone, Debug, Default)]
