@@ -66,6 +66,20 @@ impl Covariance {
         if row < self.dim { self.matrix.get(column * self.dim + row).copied().unwrap_or(0.0) } else { 0.0 }
     }
 
+    /// C with both triangles, `[dim * dim]`.
+    pub(super) fn whole(&self) -> Vec<f64> {
+        let n = self.dim;
+        (0..n * n).map(|at| self.entry(at % n, at / n)).collect()
+    }
+
+    /// Puts another matrix in C's place, of which the lower triangle is meant.
+    pub(super) fn set(&mut self, whole: impl Iterator<Item = f64>) {
+        let n = self.dim;
+        for (at, (c, value)) in self.matrix.iter_mut().zip(whole).enumerate() {
+            *c = if at % n >= at / n { value } else { 0.0 };
+        }
+    }
+
     /// D, ascending: roots of the last decomposition's eigenvalues.
     pub(super) fn lengths(&self) -> &[f64] {
         &self.lengths
