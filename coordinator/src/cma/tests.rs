@@ -3,6 +3,10 @@
 use super::covariance::Covariance;
 use super::{Error, Options, State, StopReason};
 
+mod options;
+mod restarts;
+mod variants;
+
 struct Normals(u64);
 
 impl Normals {
