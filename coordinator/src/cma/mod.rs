@@ -3,14 +3,16 @@
 //! Hansen's tutorial (arXiv 1604.00772, the equation numbers in the comments) with active update and the choices
 //! of pycma 4.5's `CMAEvolutionStrategy`: given the same normals, the same mean, step size, paths and covariance.
 //! What differs from pycma, on purpose:
-//! - candidates are drawn with C's symmetric root, `x = m + sigma * B D B^T z`, instead of `B D z`: the same
-//!   distribution, but it does not depend on the signs an eigensolver happens to choose;
+//! - candidates are drawn with C's Cholesky factor, `x = m + sigma * L z`, instead of `B D z`: the same distribution, but
+//!   unique, whereas B depends on the signs an eigensolver happens to choose, and a tenth of the work;
 //! - a loss that is not finite ranks last (pycma puts the median for NaN), and equal losses rank by index;
 //! - cumulative step-size adaptation in every dimension (pycma 4.x changes to two-point adaptation from 300 on);
 //! - no mirrored samples below six candidates, no re-scaling of the coordinates of a badly conditioned C: the
 //!   condition number is a reason to stop.
 
+mod axes;
 mod covariance;
+mod lanczos;
 mod params;
 mod state;
 mod stop;

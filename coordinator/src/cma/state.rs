@@ -87,7 +87,7 @@ impl State {
         finite("the normals", normals)?;
         let decomposed = self.covariance.refresh(lazy_gap);
         decomposed.ok_or(Error::Decomposition { generation: self.generation })?;
-        let steps = self.covariance.stretch(normals); // ~ N(0, C) (eq. 39, with C's symmetric root)
+        let steps = self.covariance.stretch(normals); // ~ N(0, C) (eq. 39, with C's Cholesky factor)
         let candidates: Vec<Vec<f64>> = steps
             .chunks_exact(dim)
             .map(|y| self.mean.iter().zip(y).map(|(m, y)| m + self.sigma * y).collect()) // ~ N(m, sigma^2 C) (eq. 40)
