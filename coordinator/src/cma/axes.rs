@@ -55,20 +55,23 @@ impl Axes {
         self.axes.iter().skip(i * dim).take(dim).map(move |b| b * length)
     }
 
-    /// `C^(-1/2) y = B D^-1 B^T y`.
-    pub(super) fn whiten(&self, vector: &[f64]) -> Vec<f64> {
+    /// `C^(-1/2) y = B D^-1 B^T y` for each vector.
+    pub(super) fn whiten(&self, vectors: &[f64]) -> Vec<f64> {
         let dim = self.lengths.len();
         let axes = MatRef::from_column_major_slice(&self.axes, dim, dim);
-        let mut along = rotate(axes.transpose(), vector);
-        along.iter_mut().zip(&self.lengths).for_each(|(v, d)| *v /= d);
+        let mut along = rotate(axes.transpose(), vectors);
+        for row in along.chunks_exact_mut(dim) {
+            row.iter_mut().zip(&self.lengths).for_each(|(v, d)| *v /= d);
+        }
         rotate(axes, &along)
     }
 }
 
-fn rotate(by: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
-    let mut rotated = vec![0.0; vector.len()];
-    let into = MatMut::from_column_major_slice_mut(&mut rotated, vector.len(), 1);
-    let from = MatRef::from_column_major_slice(vector, vector.len(), 1);
+fn rotate(by: MatRef<'_, f64>, vectors: &[f64]) -> Vec<f64> {
+    let (dim, count) = (by.nrows(), vectors.len() / by.nrows());
+    let mut rotated = vec![0.0; vectors.len()];
+    let into = MatMut::from_column_major_slice_mut(&mut rotated, dim, count);
+    let from = MatRef::from_column_major_slice(vectors, dim, count);
     matmul(into, Accum::Replace, by, from, 1.0, Par::Seq);
     rotated
 }

@@ -88,6 +88,20 @@ impl Covariance {
         if row < self.dim { self.matrix.get(column * self.dim + row).copied().unwrap_or(0.0) } else { 0.0 }
     }
 
+    /// C with both triangles, `[dim * dim]`.
+    pub(super) fn whole(&self) -> Vec<f64> {
+        let n = self.dim;
+        (0..n * n).map(|at| self.entry(at % n, at / n)).collect()
+    }
+
+    /// Puts another matrix in C's place, of which the lower triangle is meant.
+    pub(super) fn set(&mut self, whole: impl Iterator<Item = f64>) {
+        let n = self.dim;
+        for (at, (c, value)) in self.matrix.iter_mut().zip(whole).enumerate() {
+            *c = if at % n >= at / n { value } else { 0.0 };
+        }
+    }
+
     /// D, ascending: roots of the eigenvalues of the C that L was made from; empty if it has none.
     pub(super) fn lengths(&self) -> &[f64] {
         self.axes().map_or(&[], Axes::lengths)
@@ -168,13 +182,14 @@ impl Covariance {
         steps
     }
 
-    /// `C^(-1/2) y`, C's symmetric root: what makes a step y standard normal without turning it.
-    pub(super) fn whiten(&self, vector: &[f64]) -> Vec<f64> {
-        let tried =
-            self.dim >= LANCZOS_FROM && condition_at_least(&self.factor, self.dim) < LANCZOS_CONDITION;
+    /// `C^(-1/2) y`, C's symmetric root, for each vector: makes a step y standard normal without turning it.
+    pub(super) fn whiten(&self, vectors: &[f64]) -> Vec<f64> {
+        let (n, alone) = (self.dim, vectors.len() == self.dim);
+        let tried = alone && n >= LANCZOS_FROM && condition_at_least(&self.factor, n) < LANCZOS_CONDITION;
         let quickly =
-            if tried { lanczos::inverse_root(vector, LANCZOS_STEPS, |v| self.product(v)) } else { None };
-        quickly.or_else(|| Some(self.axes()?.whiten(vector))).unwrap_or_else(|| vec![f64::NAN; vector.len()])
+            if tried { lanczos::inverse_root(vectors, LANCZOS_STEPS, |v| self.product(v)) } else { None };
+        let white = quickly.or_else(|| Some(self.axes()?.whiten(vectors)));
+        white.unwrap_or_else(|| vec![f64::NAN; vectors.len()])
     }
 
     /// `||C^(-1/2) y|| = ||L^-1 y||` for each vector: the two differ by a rotation, which changes no length.

@@ -151,13 +151,8 @@ impl Search {
     /// # Errors
     /// Settings that the optimiser refuses.
     pub fn new(plan: &Plan) -> Result<Self, cma::Error> {
-        let options = cma::Options {
-            dim: plan.dim,
-            population: Some(plan.population),
-            sigma: plan.sigma,
-            mean: None,
-            active: true,
-        };
+        let options =
+            cma::Options { population: Some(plan.population), ..cma::Options::new(plan.dim, plan.sigma) };
         let states = (0..plan.tuned).map(|_| cma::State::new(&options).map(|state| Some(Arc::new(state))));
         let states = states.collect::<Result<_, _>>()?;
         Ok(Self {
