@@ -20,17 +20,19 @@
 //! ```
 //!
 //! What differs from pycma, on purpose (docs/cma.md has the list):
-//! - candidates are drawn with C's symmetric root, `x = m + sigma * B D B^T z`, instead of `B D z`: the same
-//!   distribution, but it does not depend on the signs an eigensolver happens to choose;
+//! - candidates are drawn with C's Cholesky factor, `x = m + sigma * L z`, instead of `B D z`: the same distribution, but
+//!   unique, whereas B depends on the signs an eigensolver happens to choose, and a tenth of the work;
 //! - a loss that is not finite ranks last (pycma puts the median for NaN), and equal losses rank by index;
 //! - cumulative step-size adaptation in every dimension (pycma 4.x changes to two-point adaptation from 300 on);
 //! - no mirrored samples below six candidates, no re-scaling of the coordinates of a badly conditioned C: the
 //!   condition number is a reason to stop.
 
+mod axes;
 mod bounds;
 mod covariance;
 mod error;
 mod geometry;
+mod lanczos;
 mod learning;
 mod limited;
 mod options;

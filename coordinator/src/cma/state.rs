@@ -136,7 +136,7 @@ impl State {
         if let Model::Full(covariance) = self.geometry.model_mut() {
             covariance.refresh(lazy_gap).ok_or(Error::Decomposition { generation: self.generation })?;
         }
-        let steps = self.geometry.steps(normals); // ~ N(0, C) (eq. 39, with C's symmetric root)
+        let steps = self.geometry.steps(normals); // ~ N(0, C) (eq. 39, with C's Cholesky factor)
         let mut candidates: Vec<Vec<f64>> = steps
             .chunks_exact(dim)
             .map(|y| self.mean.iter().zip(y).map(|(m, y)| m + self.sigma * y).collect()) // ~ N(m, sigma^2 C) (eq. 40)
