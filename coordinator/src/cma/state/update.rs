@@ -192,12 +192,9 @@ impl State {
             let new = covariance.whole();
             let change: Vec<f64> =
                 new.iter().map(squared(self.sigma)).zip(&old).map(|(new, old)| new - old).collect();
-            let whitened = |matrix: &[f64]| -> Vec<f64> {
-                matrix.chunks_exact(dim).flat_map(|column| covariance.whiten(column)).collect()
-            };
-            let half = transposed(&whitened(&change), dim);
+            let half = transposed(&covariance.whiten(&change), dim);
             let unit = std::f64::consts::FRAC_1_SQRT_2 / (before.sigma * before.sigma);
-            let step: Vec<f64> = whitened(&half).iter().map(|s| s * unit).collect();
+            let step: Vec<f64> = covariance.whiten(&half).iter().map(|s| s * unit).collect();
             let share = signals.covariance.note(&step);
             let whole = partly(&old, &change, share);
             let root = MatRef::from_column_major_slice(&whole, dim, dim).llt(Side::Lower);

@@ -134,7 +134,7 @@ fn damaged_bytes() {
     }
 }
 
-/// The `cmaes` package's `lr_adapt` (0.12), same setting, five seeds: 0.074 to 0.087 and 0.52 to 0.65 without noise, 0.064
+/// The `cmaes` package's `lr_adapt` (0.13.1), same setting, five seeds: 0.074 to 0.087 and 0.52 to 0.65 without noise, 0.064
 /// to 0.071 and 0.08 to 0.28 with a noise of ten. It has other weights and rates than pycma, so the ranges are theirs and
 /// a little.
 #[test]
