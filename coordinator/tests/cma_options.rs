@@ -1,9 +1,12 @@
 //! Thousands of random options: right or wrong, the optimiser never panics, never goes on for ever, and when it ends it
 //! says why.
-#![allow(clippy::unwrap_used)] // a test's helpers, too, end by panicking
+#![allow(clippy::print_stdout, clippy::unwrap_used)] // a test's helpers, too, end by panicking
+
+use std::cell::Cell;
 
 use coordinator::cma::{Bounds, LearningRates, Options, Restarting, Restarts, Start, Stopping, Variant};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 /// Evaluations that a search may have.
 const BUDGET: u64 = 1500;
@@ -127,33 +130,44 @@ fn loss(kind: usize, x: &[f64]) -> f64 {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn never_panics_never_loops_always_says_why(
-        options in options(), restarts in restarts(), between in any::<bool>(), kind in 0usize..10,
-    ) {
-        let mut search = match Restarting::starting(&options, restarts, start(&options, between)) {
-            Ok(search) => search,
-            Err(error) => {
-                let text = error.to_string();
-                prop_assert!(!text.is_empty() && !text.contains('\n'), "{}", text);
-                return Ok(());
-            }
-        };
-        let mut generations = 0;
-        while search.stop().is_empty() {
-            // a search that has broken down says so, and why it is over
-            let Ok(candidates) = search.ask() else { break };
-            prop_assert!(candidates.iter().flatten().all(|x| x.is_finite()));
-            let losses: Vec<f64> = candidates.iter().map(|x| loss(kind, x)).collect();
-            search.tell(&candidates, &losses).unwrap();
-            generations += 1;
-            prop_assert!(generations <= BUDGET, "{generations} generations");
+/// Runs to the end; whether there was a search at all.
+fn run(options: &Options, restarts: Restarts, between: bool, kind: usize) -> Result<bool, TestCaseError> {
+    let mut search = match Restarting::starting(options, restarts, start(options, between)) {
+        Ok(search) => search,
+        Err(error) => {
+            let text = error.to_string();
+            prop_assert!(!text.is_empty() && !text.contains('\n'), "{}", text);
+            return Ok(false);
         }
-        prop_assert!(!search.stop().is_empty());
-        prop_assert!(search.ended().iter().all(|ended| !ended.reasons.is_empty()));
-        prop_assert_eq!(search.ended().iter().map(|ended| ended.evaluations).sum::<u64>(), search.evaluations());
+    };
+    let mut generations = 0;
+    while search.stop().is_empty() {
+        // a search that has broken down says so, and why it is over
+        let Ok(candidates) = search.ask() else { break };
+        prop_assert!(candidates.iter().flatten().all(|x| x.is_finite()));
+        let losses: Vec<f64> = candidates.iter().map(|x| loss(kind, x)).collect();
+        search.tell(&candidates, &losses).unwrap();
+        generations += 1;
+        prop_assert!(generations <= BUDGET, "{generations} generations");
     }
+    prop_assert!(!search.stop().is_empty());
+    prop_assert!(search.ended().iter().all(|ended| !ended.reasons.is_empty()));
+    prop_assert_eq!(search.ended().iter().map(|ended| ended.evaluations).sum::<u64>(), search.evaluations());
+    Ok(true)
+}
+
+#[test]
+fn never_panics_never_loops_always_says_why() {
+    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+    let (ran, refused) = (Cell::new(0), Cell::new(0));
+    let any = (options(), restarts(), any::<bool>(), 0usize..10);
+    TestRunner::new(config)
+        .run(&any, |(options, restarts, between, kind)| {
+            let count = if run(&options, restarts, between, kind)? { &ran } else { &refused };
+            count.set(count.get() + 1);
+            Ok(())
+        })
+        .unwrap();
+    println!("{} searches ran, {} were refused", ran.get(), refused.get());
+    assert!(ran.get() > 1000 && refused.get() > 1000);
 }

@@ -81,6 +81,8 @@ def use_our_sampler(es, normals):
     if isinstance(es.sm, cma.sampler.GaussFullSampler) and not isinstance(es.sm, Sampler):
         es.sm.__class__ = Sampler
         es.sm.normals = normals
+        # what it draws with until the first decomposition, which after a diagonal start is not before the first tell
+        es.sm.factor, es.sm.factor_of = np.diag(es.sm.D), es.sm.count_eigen
         es.sm.lazy_update_gap = 1.0 / (es.sp.c1 + es.sp.cmu + 1e-23) / es.N / 10
 
 

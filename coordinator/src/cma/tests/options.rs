@@ -156,6 +156,28 @@ fn injected_points_take_no_variance_away() {
     assert!((plain - injected).abs() > 1e-6, "{plain} and {injected}");
 }
 
+/// A best loss that was luck is found out, and what is best is the best of its generation.
+#[test]
+fn a_doubted_best_is_evaluated_again() {
+    let (mut state, mut normals) = (State::new(&Options::new(3, 0.5)).unwrap(), Normals(1));
+    step(&mut state, &mut normals, |x| sphere(x) - 100.0);
+    let lucky = state.best().unwrap().0.to_vec();
+    state.reconsider();
+    state.reconsider(); // once is enough
+    let z = normals.draw(state.population() * 3);
+    let candidates = state.ask(&z).unwrap();
+    assert_eq!(candidates[0], lucky);
+    assert_ne!(candidates[1], lucky);
+    let losses: Vec<f64> = candidates.iter().map(|x| sphere(x)).collect();
+    let foreseen = state.foresee(&candidates, &losses).unwrap().best.unwrap();
+    state.tell(&candidates, &losses).unwrap();
+    let (best, loss) = state.best().unwrap();
+    assert_eq!((best, loss), (foreseen.0.as_slice(), foreseen.1));
+    assert_eq!(loss, losses.iter().copied().fold(f64::INFINITY, f64::min));
+    step(&mut state, &mut normals, |_| 50.0); // no longer doubted
+    assert_eq!(state.best().unwrap().1, loss);
+}
+
 #[test]
 fn bad_losses_are_counted() {
     let (mut state, mut normals) = (State::new(&Options::new(3, 0.5)).unwrap(), Normals(1));
