@@ -37,9 +37,8 @@ impl Asking {
     pub fn ask(self) -> Result<Asked, cma::Error> {
         let Self { layer, version, mut state, seed } = self;
         let count = state.population() * state.dim();
-        let mut normals = vec![0.0; count];
-        Stream::new(seed, Domain::Search, u64::from(layer.0))
-            .fill_normals(state.generation() * count as u64, &mut normals);
+        let stream = Stream::new(seed, Domain::Search, u64::from(layer.0));
+        let normals = cma::normals(stream, state.generation() * count as u64, count);
         let points = Arc::make_mut(&mut state).ask(&normals)?;
         let mu = state.params().mu;
         Ok(Asked { proposal: Proposal { layer, version, points, mu }, state })
