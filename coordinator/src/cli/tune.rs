@@ -266,7 +266,7 @@ impl Estimate {
             racing: plan.racing,
             flops: mean_flops * calls as f64,
             memory_bytes: ready.memory_bytes,
-            search_bytes: search::memory_bytes(plan.tuned, plan.dim),
+            search_bytes: search::memory_bytes(plan.tuned, plan.dim, plan.covariance),
             wire_bytes: generation_bytes as u64 * generations,
             call_seconds,
             seconds: call_seconds * calls as f64,

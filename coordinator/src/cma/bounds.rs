@@ -100,8 +100,10 @@ impl Walls {
         Ok(Walls((0..dim).map(wall).collect::<Result<_, _>>()?))
     }
 
+    /// Whether these are bounds for so many variables; false only for bytes that we did not write.
     pub(super) fn is_shaped(&self, dim: usize) -> bool {
         self.0.len() == dim
+            && self.0.iter().all(|wall| Wall::new(0, wall.lower, wall.upper).as_ref() == Ok(wall))
     }
 
     /// An error unless the point lies within.

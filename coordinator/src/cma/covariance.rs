@@ -48,6 +48,8 @@ pub(super) struct Covariance {
     /// Updates of C so far, and their number when L was made.
     updates: u64,
     decomposed_at: u64,
+    /// Decompositions that C had to be repaired for.
+    repairs: u64,
     /// B and D of `L L^T`, a function of L alone.
     #[serde(skip)]
     axes: Derived<Axes>,
@@ -63,7 +65,7 @@ impl Covariance {
             *c = (slope * i as f64).exp();
         }
         let factor = matrix.iter().map(|c| c.sqrt()).collect();
-        Covariance { dim, matrix, factor, updates: 0, decomposed_at: 0, axes: Derived::default() }
+        Covariance { dim, matrix, factor, updates: 0, decomposed_at: 0, repairs: 0, axes: Derived::default() }
     }
 
     /// Whether every array has the length that `dim` asks for; false only for bytes that we did not write.
@@ -75,6 +77,11 @@ impl Covariance {
     /// Whether C holds finite numbers only.
     pub(super) fn is_finite(&self) -> bool {
         self.matrix.iter().all(|c| c.is_finite())
+    }
+
+    /// How often C was no longer positive and had to be repaired.
+    pub(super) fn repairs(&self) -> u64 {
+        self.repairs
     }
 
     /// C's diagonal, `[dim]`.
@@ -124,6 +131,7 @@ impl Covariance {
                 self.factor = factor;
                 self.axes = Derived::default();
                 self.decomposed_at = self.updates;
+                self.repairs += u64::from(least.is_some());
                 return Some(());
             }
             // pycma's repair: the smallest old variance is added everywhere

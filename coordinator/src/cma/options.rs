@@ -90,6 +90,10 @@ pub struct Options {
     pub active: bool,
     /// What of the covariance is learnt.
     pub variant: Variant,
+    /// Multiplies the rank-one learning rate c_1 (pycma's `CMA_rankone`).
+    pub rankone: f64,
+    /// Multiplies the rank-mu learning rate c_mu (pycma's `CMA_rankmu`).
+    pub rankmu: f64,
     /// Whether mean and covariance move by as much as their signal is worth: for noisy or rugged losses.
     pub learning: LearningRates,
     /// Seed of a [`Restarting`](super::Restarting); 0 is one like any other. A [`State`](super::State) is given its normals.
@@ -122,6 +126,8 @@ impl Options {
             bounds: None,
             active: true,
             variant: Variant::Full,
+            rankone: 1.0,
+            rankmu: 1.0,
             learning: LearningRates::Fixed,
             seed: 0,
             stopping: Stopping::default(),
@@ -236,6 +242,11 @@ impl Options {
             Walls::new(bounds, dim)?.check("the initial mean", self.mean.as_ref().unwrap_or(&origin))?;
         }
         self.stopping.check()?;
+        for (name, found) in [("rankone", self.rankone), ("rankmu", self.rankmu)] {
+            if !(found.is_finite() && found >= 0.0) {
+                return Err(Error::Tolerance { name, found });
+            }
+        }
         self.check_together()?;
         self.check_memory()
     }

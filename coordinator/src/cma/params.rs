@@ -67,8 +67,12 @@ impl Params {
         let mut weights: Vec<f64> = raw.iter().map(|w| w / positive).collect();
         let mu_eff = effective(weights.iter().take(mu));
 
-        let full = full_rates(n, population as f64, mu_eff);
-        let diagonal = diagonal_rates(n, mu_eff);
+        let times = |rates: Rates| {
+            let c_1 = f64::min(1.0, rates.c_1 * options.rankone);
+            Rates { c_1, c_mu: f64::min(1.0 - c_1, rates.c_mu * options.rankmu), ..rates }
+        };
+        let full = times(full_rates(n, population as f64, mu_eff));
+        let diagonal = times(diagonal_rates(n, mu_eff));
         let default_start = || 1 + (100.0 * n / (population as f64).sqrt()) as u64;
         let (rates, start) = match variant {
             Variant::Full | Variant::Auto => (full, None),

@@ -46,6 +46,8 @@ pub struct State {
     placed: usize,
     signals: Option<Signals>,
     best: Option<Best>,
+    /// Whether the best candidate's loss is no longer believed: the next generation has it anew.
+    doubted: bool,
     /// Losses that were not finite.
     bad_losses: u64,
     history: History,
@@ -114,6 +116,7 @@ impl State {
             placed: 0,
             signals: adapted.then(|| Signals::new(dim, entries)),
             best: None,
+            doubted: false,
             bad_losses: 0,
             history: History::new(&options.stopping, &mean, params.population),
             mean,
@@ -182,6 +185,7 @@ impl State {
         if let Some((candidate, loss)) = better {
             self.best = Some(Best { candidate, loss });
         }
+        self.doubted = false;
         if let Some(bounded) = &mut self.bounded {
             bounded.sent = Vec::new();
         }
@@ -286,6 +290,14 @@ impl State {
     /// Losses told that were not finite.
     pub fn bad_losses(&self) -> u64 {
         self.bad_losses
+    }
+
+    /// How often C was so badly conditioned that it had to be repaired before candidates could be drawn.
+    pub fn repairs(&self) -> u64 {
+        match self.geometry.model() {
+            Model::Full(covariance) => covariance.repairs(),
+            Model::Identity | Model::Limited(_) => 0,
+        }
     }
 
     /// Shares of a step that mean and covariance make, where learning rates are adapted.

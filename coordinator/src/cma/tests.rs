@@ -3,6 +3,10 @@
 use super::covariance::Covariance;
 use super::{Error, Options, State, StopReason};
 
+mod options;
+mod restarts;
+mod variants;
+
 struct Normals(u64);
 
 impl Normals {
@@ -214,6 +218,7 @@ fn repairs_a_matrix_that_is_not_positive() {
     covariance.update(1.0, &[-5.0], &[1.0, 0.0, 0.0]);
     assert!(covariance.entry(0, 0) < -3.9);
     assert_eq!(covariance.refresh(1.0), Some(()));
+    assert_eq!(covariance.repairs(), 1);
     assert!(covariance.entry(0, 0) > 0.0 && covariance.lengths().iter().all(|d| *d > 0.0));
     covariance.update(1.0, &[f64::NAN], &[1.0, 0.0, 0.0]);
     assert_eq!(covariance.refresh(1.0), None);

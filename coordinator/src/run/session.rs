@@ -12,12 +12,13 @@ use shared::task::Example;
 use shared::task::loss::{Metric, mean};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::arithmetic::Arithmetic;
 use super::{Origin, Summary, finished, plan, projection_stds};
 use crate::artefact;
 use crate::checkpoint::{Before, Checkpoint, Finished};
+use crate::cma;
 use crate::error::Error;
 use crate::events::Event;
 use crate::fleet::Handle;
@@ -76,6 +77,17 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    /// What of a layer's covariance is learnt and why, where it is not all of it because nobody said otherwise.
+    fn covariance(&self) -> Option<String> {
+        if self.plan.covariance == cma::Variant::Full {
+            return None;
+        }
+        let (options, why) = self.plan.options();
+        let text = format!("{}: {why}", options.variant);
+        info!("covariance {text}");
+        Some(text)
+    }
+
     /// Has the run prepared, and scores what stands before the search. The second of `place` takes the folder's keeper,
     /// which outlives the session.
     pub(super) async fn begin(
@@ -115,6 +127,7 @@ impl<'a> Session<'a> {
             task: inputs.spec.task.name.clone(),
             spec: inputs.hash.clone(),
             model: session.state.model.to_string(),
+            covariance: session.covariance(),
             calls: session.calls_before,
         };
         session.keeper.append(&begin).await?;

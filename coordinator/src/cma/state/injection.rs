@@ -40,6 +40,18 @@ impl State {
         Ok(())
     }
 
+    /// Doubts the best candidate's loss, where losses are noisy or what they are of has changed: it is evaluated again, as
+    /// one of the next candidates, and the best one is then the best of these. Does nothing while candidates are out, or
+    /// when there is no best one yet.
+    pub fn reconsider(&mut self) {
+        let Some(best) = self.best.as_ref().filter(|_| !self.asked && !self.doubted) else {
+            return;
+        };
+        let point = self.point(&best.candidate);
+        self.injected.insert(0, Injected { point, force: true });
+        self.doubted = true;
+    }
+
     /// Moves the mean; paths, step size and covariance stay.
     ///
     /// # Errors

@@ -215,7 +215,7 @@ impl State {
         ranked: &[Ranked<'_>],
     ) -> Option<(&'a [f64], f64)> {
         let first = ranked.first().filter(|first| first.loss.is_finite())?;
-        let better = self.best.as_ref().is_none_or(|best| first.loss < best.loss);
+        let better = self.doubted || self.best.as_ref().is_none_or(|best| first.loss < best.loss);
         better.then_some((candidates.get(first.index)?.as_slice(), first.loss))
     }
 
