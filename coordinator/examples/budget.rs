@@ -3,14 +3,14 @@
 //! `cargo run --release -p coordinator --no-default-features --example budget`
 //!
 //! 500 variables, 320 evaluations (16 generations of 20: a layer's share in the paper's setting) and ten times as many.
-//! Each figure is the loss at the mean, without noise, over that at the start: the median of five seeds.
+//! Each figure is the loss at the mean, without noise, over that at the start: the median of three seeds.
 #![allow(clippy::print_stdout)] // that is what it is for
 
-use coordinator::cma::{Error, LearningRates, Options, Restarting, Restarts, Stopping, Variant};
+use coordinator::cma::{Error, LearningRates, Options, State, Variant};
 use shared::random::{Domain, Stream};
 
 const DIM: usize = 500;
-const SEEDS: u64 = 5;
+const SEEDS: u64 = 3;
 const BUDGETS: [u64; 2] = [320, 3200];
 
 /// A function of the prompt's kind, zero at its best.
@@ -18,8 +18,8 @@ struct Problem {
     name: &'static str,
     /// What each direction counts, `[DIM]`.
     weights: Vec<f64>,
-    /// Turns the axes, so that no coordinate is a direction of its own.
-    turned: bool,
+    /// Reflections, so that no coordinate is a direction of its own.
+    turns: Vec<Vec<f64>>,
     /// Standard deviation of the noise, as a share of the loss at the start.
     noise: f64,
 }
@@ -36,25 +36,20 @@ fn normals(index: u64, count: usize) -> Vec<f64> {
     out
 }
 
-/// Three reflections.
-fn turn(x: &mut [f64]) {
-    for index in 0..3 {
-        let v = normals(index, x.len());
-        let (mut along, mut square) = (0.0, 0.0);
-        for (x, v) in x.iter().zip(&v) {
-            along += x * v;
-            square += v * v;
-        }
-        x.iter_mut().zip(&v).for_each(|(x, v)| *x -= 2.0 * along / square * v);
+/// A reflection at the plane that `v` stands on.
+fn turn(x: &mut [f64], v: &[f64]) {
+    let (mut along, mut square) = (0.0, 0.0);
+    for (x, v) in x.iter().zip(v) {
+        along += x * v;
+        square += v * v;
     }
+    x.iter_mut().zip(v).for_each(|(x, v)| *x -= 2.0 * along / square * v);
 }
 
 impl Problem {
     fn loss(&self, x: &[f64]) -> f64 {
         let mut apart: Vec<f64> = x.iter().map(|x| x - 0.2).collect();
-        if self.turned {
-            turn(&mut apart);
-        }
+        self.turns.iter().for_each(|v| turn(&mut apart, v));
         apart.iter().zip(&self.weights).map(|(x, w)| w * x * x).sum()
     }
 }
@@ -63,7 +58,8 @@ fn problems() -> Vec<Problem> {
     let even = vec![1.0; DIM];
     let scales: Vec<f64> = (0..DIM).map(|i| 10f64.powf(4.0 * i as f64 / (DIM - 1) as f64)).collect();
     let few = (0..DIM).map(|i| if i < 10 { 1.0 } else { 1e-3 }).collect();
-    let problem = |name, weights, turned, noise| Problem { name, weights, turned, noise };
+    let turns = |turned| if turned { (0..3).map(|index| normals(index, DIM)).collect() } else { Vec::new() };
+    let problem = |name, weights, turned, noise| Problem { name, weights, turns: turns(turned), noise };
     vec![
         problem("sphere", even.clone(), false, 0.0),
         problem("scales", scales.clone(), false, 0.0),
@@ -110,20 +106,22 @@ fn whole(z: &[f64], map: &[f64]) -> Vec<f64> {
 }
 
 fn search(problem: &Problem, way: &Way, seed: u64, map: &[f64]) -> Result<Vec<f64>, Error> {
-    let stopping = Stopping { maxfevals: BUDGETS.last().copied(), ..Stopping::default() };
-    let mut search = Restarting::new(&Options { seed, stopping, ..way.options.clone() }, Restarts::None)?;
+    let mut state = State::new(&way.options)?;
+    let stream = Stream::new(seed, Domain::Search, 0);
     let start = problem.loss(&[0.0; DIM]);
+    let mut drawn = vec![0.0; state.population() * state.dim()];
     let mut found = Vec::new();
     for budget in BUDGETS {
-        while search.evaluations() < budget && search.stop().is_empty() {
-            let candidates = search.ask()?;
-            let noise = normals((seed << 32) + search.evaluations() + 10, candidates.len());
+        while state.evaluations() < budget {
+            stream.fill_normals(state.generation() * drawn.len() as u64, &mut drawn);
+            let candidates = state.ask(&drawn)?;
+            let noise = normals((seed << 32) + state.evaluations() + 10, candidates.len());
             let loss =
                 |(x, noise): (&Vec<f64>, &f64)| problem.loss(&whole(x, map)) + problem.noise * start * noise;
             let losses: Vec<f64> = candidates.iter().zip(&noise).map(loss).collect();
-            search.tell(&candidates, &losses)?;
+            state.tell(&candidates, &losses)?;
         }
-        found.push(problem.loss(&whole(search.state().mean(), map)) / start);
+        found.push(problem.loss(&whole(state.mean(), map)) / start);
     }
     Ok(found)
 }

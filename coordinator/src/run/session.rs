@@ -18,7 +18,6 @@ use super::arithmetic::Arithmetic;
 use super::{Origin, Summary, finished, plan, projection_stds};
 use crate::artefact;
 use crate::checkpoint::{Before, Checkpoint, Finished};
-use crate::cma;
 use crate::error::Error;
 use crate::events::Event;
 use crate::fleet::Handle;
@@ -77,17 +76,6 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// What of a layer's covariance is learnt and why, where it is not all of it because nobody said otherwise.
-    fn covariance(&self) -> Option<String> {
-        if self.plan.covariance == cma::Variant::Full {
-            return None;
-        }
-        let (options, why) = self.plan.options();
-        let text = format!("{}: {why}", options.variant);
-        info!("covariance {text}");
-        Some(text)
-    }
-
     /// Has the run prepared, and scores what stands before the search. The second of `place` takes the folder's keeper,
     /// which outlives the session.
     pub(super) async fn begin(
@@ -127,7 +115,7 @@ impl<'a> Session<'a> {
             task: inputs.spec.task.name.clone(),
             spec: inputs.hash.clone(),
             model: session.state.model.to_string(),
-            covariance: session.covariance(),
+            covariance: session.plan.said().inspect(|said| info!("covariance {said}")),
             calls: session.calls_before,
         };
         session.keeper.append(&begin).await?;

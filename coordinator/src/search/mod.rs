@@ -82,6 +82,12 @@ impl Plan {
         let choice = cma::Options { stopping, memory: AUTO, ..named.clone() }.choice();
         (cma::Options { variant: choice.variant, ..named }, choice.why)
     }
+
+    /// What of a layer's covariance is learnt and why, where it is not all of it because nobody said otherwise.
+    pub fn said(&self) -> Option<String> {
+        let (options, why) = self.options();
+        (self.covariance != cma::Variant::Full).then(|| format!("{}: {why}", options.variant))
+    }
 }
 
 /// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and its factor,

@@ -80,10 +80,14 @@ impl State {
         let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
         let drawn = normals.chunks_exact(self.params.dim);
         for ((injected, candidate), normals) in self.injected.iter().zip(&mut *candidates).zip(drawn) {
+            if injected.force {
+                candidate.clone_from(&injected.point);
+                continue;
+            }
             let mut step: Vec<f64> = injected.point.iter().zip(&self.mean).map(|(x, m)| x - m).collect();
             let far = norm(&self.local(&step, self.sigma));
             // as pycma's CMA_injections_threshold_keep_len = 1
-            if !injected.force && far > (self.params.dim as f64).sqrt() {
+            if far > (self.params.dim as f64).sqrt() {
                 let shorter = norm(normals) / far;
                 step.iter_mut().for_each(|s| *s *= shorter);
             }
