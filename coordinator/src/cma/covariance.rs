@@ -336,3 +336,64 @@ mod lower_triangle {
         Ok(matrix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::random::{Domain, Stream};
+
+    use super::*;
+
+    const DIM: usize = 200; // parts of 64, the last one smaller
+
+    fn vectors(count: usize, index: u64) -> Vec<f64> {
+        let mut numbers = vec![0.0; count * DIM];
+        Stream::new(1, Domain::Sample, index).fill_normals(0, &mut numbers);
+        numbers
+    }
+
+    /// All that is computed in a few generations.
+    fn searched() -> Vec<f64> {
+        let (mut covariance, mut found) = (Covariance::new(DIM), Vec::new());
+        for generation in 0..3 {
+            let steps = covariance.stretch(&vectors(300, generation));
+            found.extend(covariance.mahalanobis(&steps));
+            found.extend(covariance.whiten(&steps[..DIM]));
+            covariance.update(0.7, &[1e-3; 300], &steps);
+            covariance.refresh(1.0).unwrap();
+            found.extend(steps);
+        }
+        found.extend(&covariance.matrix);
+        found.extend(covariance.lengths());
+        found
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(searched).iter().map(|x| x.to_bits()).collect::<Vec<u64>>()
+        };
+        let alone = on(1);
+        for threads in [2, 3, 7] {
+            assert!(on(threads) == alone, "{threads} threads");
+        }
+    }
+
+    /// By Lanczos' method, by B and D, and what a step was drawn from: all have the same length, the first two are equal.
+    #[test]
+    fn white_either_way() {
+        let mut covariance = Covariance::new(DIM);
+        covariance.update(0.5, &[2e-3; 300], &vectors(300, 1));
+        covariance.refresh(1.0).unwrap();
+        let normal = vectors(1, 2);
+        let step = covariance.stretch(&normal);
+        let product = |v: &[f64]| covariance.product(v);
+        let quickly = lanczos::inverse_root(&step, LANCZOS_STEPS, product).unwrap();
+        let by_axes = covariance.axes().unwrap().whiten(&step);
+        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let apart: Vec<f64> = quickly.iter().zip(&by_axes).map(|(a, b)| a - b).collect();
+        assert!(norm(&apart) < 1e-12 * norm(&normal), "{}", norm(&apart));
+        assert!((norm(&quickly) / norm(&normal) - 1.0).abs() < 1e-12);
+        assert!((covariance.mahalanobis(&step)[0] / norm(&normal) - 1.0).abs() < 1e-12);
+    }
+}

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared::random::{Domain, Stream};
 
 use super::error::{finite, length};
+use super::normals::normals;
 use super::stored::Version;
 use super::{Error, MAX_POPULATION, Options, State, StopReason};
 
@@ -152,10 +153,8 @@ impl Restarting {
     pub fn ask(&mut self) -> Result<Vec<Vec<f64>>, Error> {
         loop {
             let count = self.state.population() * self.state.dim();
-            let mut normals = vec![0.0; count];
-            let run = self.ended.len() as u64;
-            Stream::new(self.options.seed, Domain::Search, run)
-                .fill_normals(self.state.generation() * count as u64, &mut normals);
+            let stream = Stream::new(self.options.seed, Domain::Search, self.ended.len() as u64);
+            let normals = normals(stream, self.state.generation() * count as u64, count);
             match self.state.ask(&normals) {
                 Err(error @ (Error::Diverged { .. } | Error::Decomposition { .. })) => {
                     if !self.over.is_empty() {

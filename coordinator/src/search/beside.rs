@@ -42,9 +42,8 @@ impl Asking {
             Arc::make_mut(&mut state).reconsider();
         }
         let count = state.population() * state.dim();
-        let mut normals = vec![0.0; count];
-        Stream::new(seed, Domain::Search, u64::from(layer.0))
-            .fill_normals(state.generation() * count as u64, &mut normals);
+        let stream = Stream::new(seed, Domain::Search, u64::from(layer.0));
+        let normals = cma::normals(stream, state.generation() * count as u64, count);
         let repairs = state.repairs();
         let points = Arc::make_mut(&mut state).ask(&normals)?;
         if state.repairs() > repairs {

@@ -90,8 +90,8 @@ impl Plan {
     }
 }
 
-/// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
-/// each, and once more what is written of them, a triangle and the axes; of two layers a second copy: those that are asked
+/// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and its factor,
+/// `[dim, dim]` each, and once more what is written of them, two triangles; of two layers a second copy: those that are asked
 /// and told meanwhile. Without a covariance matrix a layer takes what its vectors do, twice.
 pub fn memory_bytes(tuned: usize, dim: usize, covariance: cma::Variant) -> u64 {
     let options = cma::Options { variant: covariance, memory: AUTO, ..cma::Options::new(dim, 1.0) };
@@ -100,7 +100,7 @@ pub fn memory_bytes(tuned: usize, dim: usize, covariance: cma::Variant) -> u64 {
     }
     let matrix = 8 * (dim * dim) as u64;
     let layers = tuned as u64;
-    (layers + 2) * 2 * matrix + layers * (matrix / 2 + matrix)
+    (layers + 2) * 2 * matrix + layers * matrix
 }
 
 /// One population, ready to be evaluated.

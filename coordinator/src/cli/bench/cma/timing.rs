@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shared::random::{Domain, Stream};
 
-use crate::cma::{Options, State, Variant};
+use crate::cma::{Options, State, Variant, normals};
 use crate::error::Error;
 
 /// What is timed.
@@ -28,8 +28,13 @@ pub(super) struct Timed {
     pub(super) memory_bytes: Option<u64>,
 }
 
-/// Runs the generations.
+/// Runs the generations, after a few of a small size: threads and the program's pages are no part of what is measured.
 pub(super) fn time(size: &Size) -> Result<Timed, Error> {
+    run(&Size { dim: 150, population: 200, variant: Variant::Full, generations: 3 })?;
+    run(size)
+}
+
+fn run(size: &Size) -> Result<Timed, Error> {
     let Size { dim, population, variant, generations } = *size;
     let options = Options {
         population: Some(population),
@@ -43,8 +48,7 @@ pub(super) fn time(size: &Size) -> Result<Timed, Error> {
     let (mut asking, mut telling, mut critical) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for generation in 0..generations {
         let began = Instant::now();
-        let mut normals = vec![0.0; count];
-        Stream::new(1, Domain::Search, 0).fill_normals(generation * count as u64, &mut normals);
+        let normals = normals(Stream::new(1, Domain::Search, 0), generation * count as u64, count);
         let candidates = state.ask(&normals)?;
         asking += began.elapsed();
         let losses: Vec<f64> = candidates.iter().map(|x| ellipsoid(x)).collect();
