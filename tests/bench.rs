@@ -1,8 +1,9 @@
 //! `zeroth bench evaluator`: what it says of a tiny shape, what it keeps, and what it refuses. `zeroth bench fleet`: what
-//! it says of a few simulated evaluators, honest or failing.
+//! it says of a few simulated evaluators, honest or failing. `zeroth bench cma`: what it says of small sizes, and the
+//! optimiser that another program drives.
 
 use serde_json::{Value, json};
-use tests::{Case, Ended, Family, run};
+use tests::{Case, Ended, Family, Process, run};
 
 const TINY: [&str; 10] = [
     "--shape",
@@ -175,4 +176,116 @@ fn a_fleet_that_cannot_be_simulated_is_refused() {
     fleet(&case, &["--slow-factor", "0.5"]).expect_refusal(&["--slow-factor", "between 1 and"]);
     fleet(&case, &["--latency-ms=-1"]).expect_refusal(&["--latency-ms", "0 or more"]);
     fleet(&case, &["--evaluators", "1000000000"]).expect_refusal(&["ulimit -n"]);
+}
+
+fn cma(case: &Case, more: &[&str]) -> Ended {
+    run(&mut case.zeroth(&[&["bench", "cma"], more].concat()))
+}
+
+/// Nothing of time but that it adds up.
+#[test]
+fn the_optimiser_is_timed() {
+    let case = case();
+    let sizes = ["--dim", "5", "--dim", "20", "--population", "8", "--generations", "3"];
+    let found = rows(&cma(&case, &[&sizes[..], &["--json"]].concat()).expect(0));
+    assert_eq!(found.iter().map(|row| &row["dim"]).collect::<Vec<_>>(), [&json!(5), &json!(20)]);
+    for row in &found {
+        assert_eq!(
+            [&row["population"], &row["generations"], &row["variant"]],
+            [&json!(8), &json!(3), &json!("full")]
+        );
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+        assert!(
+            (number("ms") - number("ask_ms") - number("tell_ms")).abs() < 1e-9 && number("critical_ms") > 0.0
+        );
+    }
+    let table = cma(&case, &[&sizes[..], &["--variant", "separable"]].concat()).expect(0);
+    for part in ["ms/generation", "critical ms", "separable"] {
+        assert!(table.out.contains(part), "{part}\n{}", table.report());
+    }
+    cma(&case, &["--dim", "0"]).expect_refusal(&["dimension 0"]);
+    cma(&case, &["--population", "1"]).expect_refusal(&["population 1"]);
+    cma(&case, &["--generations", "0"]).expect_refusal(&["--generations", "1 or more"]);
+    cma(&case, &["--variant", "fast"]).expect_refusal(&["--variant", "\"fast\"", "separable"]);
+    cma(&case, &["--stdio", "--json"]).expect_refusal(&["--stdio", "--json"]);
+}
+
+/// Sends lines to the optimiser.
+fn drive(case: &Case, lines: &[Value]) -> Ended {
+    let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    Process::start_with_input(&mut case.zeroth(&["bench", "cma", "--stdio"]), &input).wait()
+}
+
+/// The same losses whatever is asked: the search need not know that nobody evaluates.
+#[test]
+fn another_program_drives_the_optimiser() {
+    let case = case();
+    let start = json!({"start": {
+        "dim": 3, "sigma": 0.5, "mean": [0.1, 0.2, 0.3], "population": 6, "seed": 1, "restarts": "bipop", "most": 1,
+        "bounds": [[0.0], [1.0]], "stopping": {"maxiter": 2},
+    }, "ask": true});
+    let tell = json!({"tell": [3.0, 1.0, null, 2.0, 5.0, 4.0], "ask": true});
+    let found =
+        rows(&drive(&case, &[start.clone(), tell.clone(), json!({"tell": [1, 2, 3, 4, 5, 6]})]).expect(0));
+    let candidates = found[0]["candidates"].as_array().unwrap();
+    let inside = |x: &Value| (0.0..=1.0).contains(&x.as_f64().unwrap());
+    assert_eq!(candidates.len(), 6);
+    assert!(
+        candidates
+            .iter()
+            .all(|z| z.as_array().unwrap().len() == 3 && z.as_array().unwrap().iter().all(inside))
+    );
+    assert_eq!(
+        [&found[0]["best"], &found[0]["evaluations"], &found[0]["variant"]],
+        [&Value::Null, &json!(0), &json!("full")]
+    );
+    assert_eq!(
+        [&found[1]["best"], &found[1]["evaluations"], &found[1]["searches"]],
+        [&json!(1.0), &json!(6), &json!(0)]
+    );
+    assert_eq!(found[1]["best_candidate"], candidates[1], "the one with the smallest loss");
+    assert_ne!(found[1]["candidates"], found[0]["candidates"]);
+    assert_eq!(
+        [&found[2]["evaluations"], &found[2]["searches"]],
+        [&json!(12), &json!(1)],
+        "two generations were allowed"
+    );
+    assert_eq!(found[2].get("candidates"), None, "none were asked for");
+    assert_eq!(
+        drive(&case, &[start, tell]).expect(0).out.lines().last().unwrap(),
+        found[1].to_string(),
+        "as before"
+    );
+
+    let enough = json!({"start": {"dim": 2, "sigma": 1, "stopping": {"ftarget": 0.5}}, "ask": true});
+    let found = rows(&drive(&case, &[enough, json!({"tell": [1, 2, 0.5, 3, 4, 5], "ask": true})]).expect(0));
+    assert_eq!((&found[1]["stop"], found[1].get("candidates")), (&json!(["ftarget"]), None));
+}
+
+#[test]
+fn a_wrong_request_is_told() {
+    let case = case();
+    let start = |key: &str, value: Value| {
+        let mut given = json!({"dim": 2, "sigma": 1.0});
+        given[key] = value;
+        json!({"start": given, "ask": true})
+    };
+    let right = start("seed", json!(0));
+    for (lines, parts) in [
+        (vec![json!({"ask": true})], ["line 1", "\"start\""]),
+        (vec![json!({"begin": {}})], ["line 1", "`begin`"]),
+        (vec![json!({"start": {"sigma": 1}})], ["line 1", "\"dim\" is missing"]),
+        (vec![start("sigma", json!("large"))], ["line 1", "\"sigma\": invalid type"]),
+        (vec![start("sigma", json!(0))], ["line 1", "sigma"]),
+        (vec![start("popsize", json!(9))], ["line 1", "\"popsize\" is none of: dim, sigma, population"]),
+        (vec![start("variant", json!("fast"))], ["\"variant\"", "separable"]),
+        (vec![start("restarts", json!("often"))], ["\"restarts\"", "none, ipop, bipop"]),
+        (vec![start("learning", json!("fast"))], ["\"learning\"", "fixed, adapted"]),
+        (vec![start("stopping", json!({"tolfum": 1}))], ["\"stopping\": \"tolfum\"", "tolfun"]),
+        (vec![start("stopping", json!({"tolfun": "x"}))], ["\"stopping\": \"tolfun\"", "f64"]),
+        (vec![right.clone(), json!({"tell": [1, 2]})], ["line 2", "6"]),
+        (vec![right, json!({"tell": [1, 2, 3, 4, 5, "x"]})], ["line 2", "f64"]),
+    ] {
+        drive(&case, &lines).expect_refusal(&[&["stdin"], &parts[..]].concat());
+    }
 }

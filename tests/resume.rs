@@ -44,7 +44,7 @@ fn resume(case: &Case, folder: &str) -> Ended {
     run(&mut case.tune(folder, &["--resume"]))
 }
 
-fn killed_at_random(case: Case) {
+fn killed_at_random(case: Case) -> Case {
     let (case, _) = whole(case.long(60));
     for seed in 1..=4 {
         let folder = format!("killed-{seed}");
@@ -56,6 +56,17 @@ fn killed_at_random(case: Case) {
         resume(&case, &folder).expect(0);
         assert_as_whole(&case, &folder);
     }
+    case
+}
+
+/// Another optimiser than the default: its trace says so.
+#[test]
+fn killed_with_a_separable_optimiser() {
+    let case = Case::masked(Family::Bert, "add").set("search.covariance", r#""separable""#);
+    let case = killed_at_random(case.set("search.reevaluate", "true"));
+    let trace = fs::read_to_string(case.path("whole").join("events.jsonl")).unwrap();
+    let begin = trace.lines().next().unwrap();
+    assert!(begin.contains(r#""covariance":"separable: it was named"#), "{begin}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::fleet::Handle;
-use crate::search;
+use crate::{cma, run, search};
 
 /// What an embedded evaluator needs.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,7 @@ pub fn inspect(model: &str, dtype: Dtype, run: Assumed) -> Result<(Facts, u64), 
         dim: run.dim,
         threads: if run.threads == 0 { cores() } else { run.threads },
     };
-    let searched = |layers| search::memory_bytes(layers, run.dim);
+    let searched = |layers| search::memory_bytes(layers, run.dim, cma::Variant::Full);
     let limits = |backbone: &Backbone| Limits {
         max_batch_tokens: run.max_batch_tokens,
         projections: run.projections,
@@ -150,7 +150,7 @@ pub async fn attach(
             .map_err(Error::input)?;
     let searched = settings.search.map(|spec| {
         let tuned = if spec.method == Method::Bbt { 1 } else { model.backbone.layers() };
-        search::memory_bytes(tuned, spec.dim)
+        search::memory_bytes(tuned, spec.dim, run::variant(spec.covariance))
     });
     let limits = Limits {
         max_batch_tokens: settings.max_batch_tokens,

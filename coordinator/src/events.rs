@@ -23,6 +23,9 @@ pub enum Event {
         spec: String,
         /// The model, for people.
         model: String,
+        /// What of a layer's covariance is learnt and why, where the run file says anything but `full`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        covariance: Option<String>,
         /// Calls spent before.
         calls: u64,
     },

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use shared::ids::RunId;
 use shared::messages::Ready;
 use shared::projection;
-use shared::spec::{Method, ProjectionKind};
+use shared::spec::{self, Method, ProjectionKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::checkpoint::Checkpoint;
+use crate::cma;
 use crate::error::Error;
 use crate::fleet::{Expected, Handle};
 use crate::folder::RunFolder;
@@ -184,6 +185,17 @@ pub fn projection_stds(inputs: &Inputs, ready: &Ready) -> Vec<f32> {
     ready.layer_stds.iter().map(designed).collect()
 }
 
+/// What the optimiser calls it.
+pub fn variant(covariance: spec::Covariance) -> cma::Variant {
+    match covariance {
+        spec::Covariance::Full => cma::Variant::Full,
+        spec::Covariance::Separable => cma::Variant::Separable,
+        spec::Covariance::DiagonalStart => cma::Variant::DiagonalStart { generations: None },
+        spec::Covariance::LimitedMemory => cma::Variant::LimitedMemory,
+        spec::Covariance::Auto => cma::Variant::Auto,
+    }
+}
+
 /// The search's settings, for a backbone of `layers`.
 pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
     let spec = &inputs.spec;
@@ -193,6 +205,12 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
         dim: spec.search.dim,
         population: spec.search.population,
         sigma: spec.search.sigma,
+        covariance: variant(spec.search.covariance),
+        learning: match spec.search.learning_rates {
+            spec::LearningRates::Fixed => cma::LearningRates::Fixed,
+            spec::LearningRates::Adapted => cma::LearningRates::Adapted,
+        },
+        reevaluate: spec.search.reevaluate,
         budget: spec.search.budget,
         examples: inputs.train.len() as u64,
         seed: spec.search.seed,

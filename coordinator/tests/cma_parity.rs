@@ -139,11 +139,10 @@ fn follow(name: &str, json: &str) {
     let golden: Golden = serde_json::from_str(json).unwrap();
     assert!(golden.tool.starts_with("pycma 4.5.0"));
     let options = Options {
-        dim: golden.dim,
         population: Some(golden.population),
-        sigma: golden.sigma,
         mean: Some(vec![golden.start; golden.dim]),
         active: golden.active,
+        ..Options::new(golden.dim, golden.sigma)
     };
     let mut state = State::new(&options).unwrap();
     check_constants(&state, &golden.constants);

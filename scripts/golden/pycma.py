@@ -4,9 +4,9 @@
   pip install cma==4.5.0 numpy==2.4.6
   python scripts/golden/pycma.py
 
-Eigenvectors are unique only up to sign, and B D z depends on that sign. So the sampler here draws y = B D B^T z
-(C's symmetric root), which no eigensolver can turn; coordinator/src/cma samples the same way. Nothing else of pycma
-is changed: ask, tell, the lazy decomposition and every constant are its own.
+Eigenvectors are unique only up to sign, and B D z depends on that sign. So the sampler here draws y = L z with C's
+Cholesky factor L, which is unique; coordinator/src/cma samples the same way. Nothing else of pycma is changed: ask,
+tell, p_sigma's C^(-1/2), the lazy decomposition and every constant are its own.
 """
 
 import json
@@ -52,15 +52,19 @@ def rosenbrock(x):
     return sum(100.0 * (x[i] * x[i] - x[i + 1]) ** 2 + (x[i] - 1.0) ** 2 for i in range(len(x) - 1))
 
 
-class SymmetricSampler(cma.sampler.GaussFullSampler):
-    """pycma's own sampler but for the last line of `sample`."""
+class CholeskySampler(cma.sampler.GaussFullSampler):
+    """pycma's own sampler but for what `sample` makes of the normals."""
 
     normals = None
+    factor = None
+    factor_of = None  # which decomposition
 
     def sample(self, number, lazy_update_gap=None, same_length=False):
         self.update_now(lazy_update_gap)
+        if self.factor_of != self.count_eigen:
+            self.factor, self.factor_of = np.linalg.cholesky(self.C), self.count_eigen
         z = np.array([[self.normals.draw() for _ in range(self.dimension)] for _ in range(number)])
-        return np.array([self.transform(row) for row in z])
+        return np.array([np.dot(self.factor, row) for row in z])
 
 
 def snapshot(es, losses, last):
@@ -87,7 +91,7 @@ def run(name, function, dim, population, active, start, sigma):
     if population:
         options["popsize"] = population
     es = cma.CMAEvolutionStrategy(dim * [start], sigma, options)
-    es.sm.__class__ = SymmetricSampler
+    es.sm.__class__ = CholeskySampler
     seed = 20260 + len(name)
     es.sm.normals = Normals(seed)
     objective = {"ellipsoid": ellipsoid, "rosenbrock": rosenbrock}[function]

@@ -16,7 +16,7 @@ use thiserror::Error;
 const MAGIC: &[u8; 8] = b"ZEROTH\x00\x01";
 
 /// Version of what is inside; raise it when an older program would misread a newer file.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Bytes before the payload: magic, version, length, checksum.
 pub const HEADER: usize = 8 + 4 + 8 + 4;

@@ -286,6 +286,7 @@ struct Estimate {
     calls: u64,
     generations: u64,
     racing: bool,
+    covariance: Option<String>,
     flops: f64,
     memory_bytes: u64,
     search_bytes: u64,
@@ -317,9 +318,10 @@ impl Estimate {
             calls,
             generations,
             racing: plan.racing,
+            covariance: plan.said(),
             flops: mean_flops * calls as f64,
             memory_bytes: ready.memory_bytes,
-            search_bytes: search::memory_bytes(plan.tuned, plan.dim),
+            search_bytes: search::memory_bytes(plan.tuned, plan.dim, plan.covariance),
             wire_bytes: generation_bytes as u64 * generations,
             call_seconds,
             seconds: call_seconds * calls as f64,
@@ -340,6 +342,9 @@ impl Estimate {
         }
         let more = if self.racing { ", or more generations: racing saves calls" } else { "" };
         println!("calls     {} in {} generations{more}", self.calls, self.generations);
+        if let Some(said) = &self.covariance {
+            println!("learns    {said}");
+        }
         println!("tokens    {} a call, prompt rows included", self.tokens);
         println!("compute   {:.3} TFLOP in all", self.flops / 1e12);
         println!(

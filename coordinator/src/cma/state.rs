@@ -1,23 +1,36 @@
 //! The search's state: ask for candidates, tell their losses, generation by generation.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 
-use super::covariance::Covariance;
+use serde::{Deserialize, Serialize};
+
+use super::bounds::Walls;
+use super::error::{finite, length};
+use super::geometry::{Geometry, Model};
+use super::learning::Signals;
 use super::params::Params;
 use super::stop::{Distribution, History, StopReason};
-use super::{Error, Options};
+use super::stored::Version;
+use super::{Error, LearningRates, Options, Variant};
+
+mod injection;
+mod update;
+
+use injection::Injected;
 
 /// Everything that CMA-ES knows. Serialised it loses no bit: a state that is read back goes on as the one written
-/// would have. Bytes of another shape are refused on reading.
+/// would have. Bytes of another version or shape are refused on reading.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct State {
+    version: Version,
     params: Params,
+    variant: Variant,
     /// Completed generations, g.
     generation: u64,
     /// Whether candidates are out whose losses were not told.
     asked: bool,
-    /// m, `[dim]`.
+    /// m, `[dim]`; with bounds it is where the search is, not its image.
     mean: Vec<f64>,
     sigma: f64,
     sigma_start: f64,
@@ -25,8 +38,18 @@ pub struct State {
     path_sigma: Vec<f64>,
     /// p_c, `[dim]`.
     path_c: Vec<f64>,
-    covariance: Covariance,
+    geometry: Geometry,
+    bounded: Option<Bounded>,
+    /// What is to be among the next candidates.
+    injected: Vec<Injected>,
+    /// How many of them are among the candidates that are out: the first ones.
+    placed: usize,
+    signals: Option<Signals>,
     best: Option<Best>,
+    /// Whether the best candidate's loss is no longer believed: the next generation has it anew.
+    doubted: bool,
+    /// Losses that were not finite.
+    bad_losses: u64,
     history: History,
 }
 
@@ -34,6 +57,20 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
     candidate: Vec<f64>,
+    loss: f64,
+}
+
+/// Bounds, and the points whose images were asked to be evaluated, `[population][dim]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Bounded {
+    walls: Walls,
+    sent: Vec<Vec<f64>>,
+}
+
+/// A candidate with its loss and its place in the population.
+struct Ranked<'a> {
+    index: usize,
+    x: &'a [f64],
     loss: f64,
 }
 
@@ -50,26 +87,38 @@ impl State {
     /// A search that has not begun.
     ///
     /// # Errors
-    /// Dimension, population, sigma or mean that no search can start from.
+    /// Options that no search can start from, or that take more memory than they allow.
     pub fn new(options: &Options) -> Result<State, Error> {
-        let params = Params::new(options.dim, options.population, options.active)?;
+        options.check()?;
+        let variant = options.choice().variant;
+        let params = Params::of(options, variant);
         let dim = params.dim;
-        if !(options.sigma.is_finite() && options.sigma > 0.0) {
-            return Err(Error::Sigma(options.sigma));
-        }
-        let mean = options.mean.clone().unwrap_or_else(|| vec![0.0; dim]);
-        length("entries of the mean", mean.len(), dim)?;
-        finite("the initial mean", &mean)?;
+        let walls = options.bounds.as_ref().map(|bounds| Walls::new(bounds, dim)).transpose()?;
+        let start = options.mean.clone().unwrap_or_else(|| vec![0.0; dim]);
+        let mean = walls.as_ref().map_or_else(|| start.clone(), |walls| walls.preimage(&start));
+        let widest = walls.as_ref().map(|walls| walls.widest().collect());
+        let mut geometry = Geometry::new(options, variant, widest);
+        geometry.narrow(options.sigma, 0);
+        let entries = if geometry.is_diagonal() { dim } else { dim * dim };
+        let adapted = options.learning == LearningRates::Adapted;
         Ok(State {
+            version: Version,
+            variant,
             generation: 0,
             asked: false,
             sigma: options.sigma,
             sigma_start: options.sigma,
             path_sigma: vec![0.0; dim],
             path_c: vec![0.0; dim],
-            covariance: Covariance::new(dim),
+            geometry,
+            bounded: walls.map(|walls| Bounded { walls, sent: Vec::new() }),
+            injected: Vec::new(),
+            placed: 0,
+            signals: adapted.then(|| Signals::new(dim, entries)),
             best: None,
-            history: History::new(&mean, params.population),
+            doubted: false,
+            bad_losses: 0,
+            history: History::new(&options.stopping, &mean, params.population),
             mean,
             params,
         })
@@ -85,46 +134,61 @@ impl State {
         let Params { dim, population, lazy_gap, .. } = self.params;
         length("normals", normals.len(), population * dim)?;
         finite("the normals", normals)?;
-        let decomposed = self.covariance.refresh(lazy_gap);
-        decomposed.ok_or(Error::Decomposition { generation: self.generation })?;
-        let steps = self.covariance.stretch(normals); // ~ N(0, C) (eq. 39, with C's symmetric root)
-        let candidates: Vec<Vec<f64>> = steps
+        // adapted learning rates measure steps with C's root as it is
+        let lazy_gap = if self.signals.is_some() { 0.0 } else { lazy_gap };
+        if let Model::Full(covariance) = self.geometry.model_mut() {
+            covariance.refresh(lazy_gap).ok_or(Error::Decomposition { generation: self.generation })?;
+        }
+        let steps = self.geometry.steps(normals); // ~ N(0, C) (eq. 39, with C's Cholesky factor)
+        let mut candidates: Vec<Vec<f64>> = steps
             .chunks_exact(dim)
             .map(|y| self.mean.iter().zip(y).map(|(m, y)| m + self.sigma * y).collect()) // ~ N(m, sigma^2 C) (eq. 40)
             .collect();
+        let placed = self.place_injected(normals, &mut candidates);
         let finite = candidates.iter().flatten().all(|x| x.is_finite());
         self.or_diverged("a candidate", finite)?;
-        self.asked = true;
-        Ok(candidates)
+        (self.asked, self.placed) = (true, placed);
+        Ok(match &mut self.bounded {
+            None => candidates,
+            Some(bounded) => {
+                let images = candidates.iter().map(|x| bounded.walls.image(x)).collect();
+                bounded.sent = candidates;
+                images
+            }
+        })
     }
 
     /// Learns from the losses of the candidates that `ask` gave, in the same order. A loss that is not finite ranks
-    /// last; equal losses rank by index. What the caller changed in a candidate is learnt as if it had been drawn.
+    /// last and is counted; equal losses rank by index. What the caller changed in a candidate is learnt as if it had been
+    /// drawn.
     ///
     /// # Errors
-    /// No `ask` before; another number of candidates, losses or variables; a candidate that is not finite;
-    /// [`Error::Diverged`].
+    /// No `ask` before; another number of candidates, losses or variables; a candidate that is not finite or outside the
+    /// bounds; [`Error::Diverged`].
     pub fn tell(&mut self, candidates: &[Vec<f64>], losses: &[f64]) -> Result<(), Error> {
         self.check_told(candidates, losses)?;
+        let points = self.points(candidates);
+        let ranked = rank(&points, losses);
         self.asked = false;
         self.generation += 1;
-        let ranked = rank(candidates, losses);
+        if self.params.start.is_some_and(|(last, _)| self.generation > last) {
+            self.geometry.begin_full();
+        }
+        self.learn(&ranked)?;
 
-        // Selection and recombination: m <- sum w_i x_i:lambda (eq. 41 and 42, c_m = 1).
-        let new = self.recombine(&ranked);
-        let old = std::mem::replace(&mut self.mean, new);
-        let shift: Vec<f64> = self.mean.iter().zip(&old).map(|(m, old)| m - old).collect();
-
-        // Paths first: they need C and sigma as the candidates saw them.
-        self.lengthen_path_sigma(&shift);
-        let open = self.h_sigma();
-        self.lengthen_path_c(&shift, open);
-        self.adapt_covariance(&ranked, &old, open);
-        self.adapt_sigma();
-
-        let sorted: Vec<f64> = ranked.iter().map(|(_, loss)| *loss).collect();
-        self.history.note(&sorted, &self.mean);
-        self.remember(&ranked);
+        let sorted: Vec<f64> = ranked.iter().map(|ranked| ranked.loss).collect();
+        self.bad_losses += losses.iter().filter(|loss| !loss.is_finite()).count() as u64;
+        self.injected.drain(..self.placed.min(self.injected.len()));
+        self.placed = 0;
+        let better = self.better(candidates, &ranked).map(|(x, loss)| (x.to_vec(), loss));
+        self.history.note(&sorted, &self.mean, better.is_some());
+        if let Some((candidate, loss)) = better {
+            self.best = Some(Best { candidate, loss });
+        }
+        self.doubted = false;
+        if let Some(bounded) = &mut self.bounded {
+            bounded.sent = Vec::new();
+        }
         self.check_finite()
     }
 
@@ -135,10 +199,17 @@ impl State {
     /// As [`State::tell`], but for what shows only there.
     pub fn foresee(&self, candidates: &[Vec<f64>], losses: &[f64]) -> Result<Foreseen, Error> {
         self.check_told(candidates, losses)?;
-        let ranked = rank(candidates, losses);
+        let points = self.points(candidates);
+        let ranked = rank(&points, losses);
         let told = || self.best.as_ref().map(|best| (best.candidate.clone(), best.loss));
-        let best = self.better(&ranked).map(|(x, loss)| (x.to_vec(), loss)).or_else(told);
-        Ok(Foreseen { mean: self.recombine(&ranked), best })
+        let best = self.better(candidates, &ranked).map(|(x, loss)| (x.to_vec(), loss)).or_else(told);
+        let mut mean = self.recombine(&ranked);
+        if let Some(signals) = &self.signals {
+            let shift: Vec<f64> = mean.iter().zip(&self.mean).map(|(m, old)| m - old).collect();
+            let eta = signals.mean.clone().note(&self.local(&shift, self.sigma));
+            mean = partly(&self.mean, &shift, eta);
+        }
+        Ok(Foreseen { mean: self.image(&mean), best })
     }
 
     /// The best candidate told so far and its loss; the first of equals; none while no loss was finite.
@@ -146,9 +217,14 @@ impl State {
         self.best.as_ref().map(|best| (best.candidate.as_slice(), best.loss))
     }
 
-    /// The distribution's mean m, `[dim]`.
+    /// The distribution's mean m, `[dim]`; with bounds it may lie outside, and [`State::favourite`] is its image.
     pub fn mean(&self) -> &[f64] {
         &self.mean
+    }
+
+    /// The mean as it would be evaluated, `[dim]`: where the search believes the best place to be (pycma's `xfavorite`).
+    pub fn favourite(&self) -> Vec<f64> {
+        self.image(&self.mean)
     }
 
     /// The step size.
@@ -161,6 +237,11 @@ impl State {
         self.generation
     }
 
+    /// Candidates whose losses were told.
+    pub fn evaluations(&self) -> u64 {
+        self.generation * self.params.population as u64
+    }
+
     /// Candidates a generation.
     pub fn population(&self) -> usize {
         self.params.population
@@ -169,6 +250,11 @@ impl State {
     /// Number of variables.
     pub fn dim(&self) -> usize {
         self.params.dim
+    }
+
+    /// What of the covariance is learnt; never [`Variant::Auto`].
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// The strategy's constants.
@@ -186,9 +272,37 @@ impl State {
         &self.path_c
     }
 
-    /// C's entry in row i and column j; 0 outside of it.
+    /// C's entry in row i and column j, without the coordinates' [scales](State::scale); 0 outside of it.
     pub fn covariance(&self, i: usize, j: usize) -> f64 {
-        self.covariance.entry(i, j)
+        self.geometry.entry(i, j)
+    }
+
+    /// What coordinate i is multiplied with after C's root: learnt in the separable variant, else as the options say.
+    pub fn scale(&self, i: usize) -> f64 {
+        self.geometry.scale(i)
+    }
+
+    /// Coordinates' standard deviations, `[dim]` (pycma's `es.stds`).
+    pub fn stds(&self) -> Vec<f64> {
+        self.geometry.deviations().iter().map(|d| self.sigma * d).collect()
+    }
+
+    /// Losses told that were not finite.
+    pub fn bad_losses(&self) -> u64 {
+        self.bad_losses
+    }
+
+    /// How often C was so badly conditioned that it had to be repaired before candidates could be drawn.
+    pub fn repairs(&self) -> u64 {
+        match self.geometry.model() {
+            Model::Full(covariance) => covariance.repairs(),
+            Model::Identity | Model::Limited(_) => 0,
+        }
+    }
+
+    /// Shares of a step that mean and covariance make, where learning rates are adapted.
+    pub fn learning_rates(&self) -> Option<(f64, f64)> {
+        self.signals.as_ref().map(|signals| (signals.mean.eta(), signals.covariance.eta()))
     }
 
     /// Why the search may end, in a fixed order; empty while it should go on, and before the first `tell`.
@@ -196,19 +310,17 @@ impl State {
         if self.generation == 0 {
             return Vec::new();
         }
-        let deviations: Vec<f64> = self.covariance.variances().map(f64::sqrt).collect();
-        let axis: Vec<f64> = self.covariance.scaled_axis(self.generation).collect();
         let distribution = Distribution {
             mean: &self.mean,
             sigma: self.sigma,
             sigma_start: self.sigma_start,
             path_c: &self.path_c,
-            deviations: &deviations,
-            lengths: self.covariance.lengths(),
-            axis: &axis,
+            geometry: &self.geometry,
+            axis: self.geometry.axis(self.generation),
         };
-        let mut reasons = self.history.reasons();
-        reasons.extend(distribution.reasons());
+        let best = self.best.as_ref().map(|best| best.loss);
+        let mut reasons = self.history.reasons(best, self.evaluations());
+        reasons.extend(distribution.reasons(self.history.stopping()));
         reasons.sort();
         reasons
     }
@@ -222,96 +334,27 @@ impl State {
         for candidate in candidates {
             length("variables of a candidate", candidate.len(), self.params.dim)?;
             finite("a candidate", candidate)?;
+            if let Some(bounded) = &self.bounded {
+                bounded.walls.check("a candidate", candidate)?;
+            }
         }
         Ok(())
     }
 
-    fn recombine(&self, ranked: &[(&[f64], f64)]) -> Vec<f64> {
-        let mut mean = vec![0.0; self.params.dim];
-        for ((x, _), w) in ranked.iter().zip(&self.params.weights).take(self.params.mu) {
-            mean.iter_mut().zip(*x).for_each(|(m, x)| *m += w * x);
-        }
-        mean
+    /// Where the search knows the candidates to be: with bounds, the points whose images they are.
+    fn points<'a>(&self, candidates: &'a [Vec<f64>]) -> Cow<'a, [Vec<f64>]> {
+        let Some(Bounded { walls, sent }) = &self.bounded else {
+            return Cow::Borrowed(candidates);
+        };
+        let point = |(index, image): (usize, &Vec<f64>)| match sent.get(index) {
+            Some(point) if walls.image(point) == *image => point.clone(),
+            _ => walls.preimage(image), // the caller changed it
+        };
+        Cow::Owned(candidates.iter().enumerate().map(point).collect())
     }
 
-    /// p_sigma <- (1 - c_sigma) p_sigma + sqrt(c_sigma (2 - c_sigma) mu_eff) C^(-1/2) (m - m_old) / sigma (eq. 43).
-    fn lengthen_path_sigma(&mut self, shift: &[f64]) {
-        let Params { c_sigma, mu_eff, .. } = self.params;
-        let white = self.covariance.whiten(shift); // ~ N(0, sigma^2 / mu_eff I) under random selection
-        let gain = (c_sigma * (2.0 - c_sigma)).sqrt();
-        let unit = mu_eff.sqrt() / self.sigma;
-        for (p, z) in self.path_sigma.iter_mut().zip(&white) {
-            *p = (1.0 - c_sigma) * *p + gain * (z * unit);
-        }
-    }
-
-    /// h_sigma: false while p_sigma is long, so that C does not stretch because sigma is still far too small.
-    fn h_sigma(&self) -> bool {
-        let n = self.params.dim as f64;
-        let squares: f64 = self.path_sigma.iter().map(|p| p * p).sum();
-        let forgotten = (1.0 - self.params.c_sigma).powf(2.0 * self.generation as f64);
-        squares / (1.0 - forgotten) / n - 1.0 < 1.0 + 4.0 / (n + 1.0)
-    }
-
-    /// p_c <- (1 - c_c) p_c + h_sigma sqrt(c_c (2 - c_c) mu_eff) (m - m_old) / sigma (eq. 45).
-    fn lengthen_path_c(&mut self, shift: &[f64], open: bool) {
-        let Params { c_c, mu_eff, .. } = self.params;
-        let gain = if open { (c_c * (2.0 - c_c) * mu_eff).sqrt() / self.sigma } else { 0.0 };
-        for (p, s) in self.path_c.iter_mut().zip(shift) {
-            *p = (1.0 - c_c) * *p + gain * s;
-        }
-    }
-
-    /// Rank-one and rank-mu update with negative weights (eq. 46 and 47).
-    fn adapt_covariance(&mut self, ranked: &[(&[f64], f64)], old: &[f64], open: bool) {
-        let Params { dim, mu, c_c, c_1, c_mu, ref weights, .. } = self.params;
-        // what C loses while h_sigma closes p_c: delta(h_sigma) of eq. 47
-        let c_1a = if open { c_1 } else { c_1 * (1.0 - c_c * (2.0 - c_c)) };
-        let mut rates = Vec::with_capacity(weights.len() + 1);
-        rates.push(c_1a);
-        rates.extend(weights.iter().map(|w| c_mu * w));
-        let keep = 1.0 - rates.iter().sum::<f64>();
-
-        let whole = (c_1 / (c_1a + 1e-23)).sqrt(); // c_1a times this squared is c_1
-        let mut vectors = Vec::with_capacity((ranked.len() + 1) * dim);
-        vectors.extend(self.path_c.iter().map(|p| whole * p));
-        for (x, _) in ranked {
-            vectors.extend(x.iter().zip(old).map(|(x, m)| (x - m) / self.sigma));
-        }
-        // (eq. 46): a bad step counts as if it had the expected length, so that C stays positive definite
-        let bad = vectors.get((mu + 1) * dim..).unwrap_or_default();
-        for (rate, norm) in rates.iter_mut().skip(mu + 1).zip(self.covariance.mahalanobis(bad)) {
-            *rate *= dim as f64 / (norm + 1e-9).powi(2);
-        }
-        self.covariance.update(keep, &rates, &vectors);
-    }
-
-    /// sigma <- sigma exp((c_sigma / d_sigma) (||p_sigma|| / E||N(0, I)|| - 1)) (eq. 44), by at most e either way.
-    fn adapt_sigma(&mut self) {
-        let Params { c_sigma, d_sigma, chi, .. } = self.params;
-        let long = self.path_sigma.iter().map(|p| p * p).sum::<f64>().sqrt();
-        let change = (long / chi - 1.0) * (c_sigma / d_sigma);
-        self.sigma *= change.clamp(-1.0, 1.0).exp();
-    }
-
-    /// The first of these, where it is better than any that was told before.
-    fn better<'a>(&self, ranked: &[(&'a [f64], f64)]) -> Option<(&'a [f64], f64)> {
-        let (x, loss) = *ranked.first().filter(|(_, loss)| loss.is_finite())?;
-        self.best.as_ref().is_none_or(|best| loss < best.loss).then_some((x, loss))
-    }
-
-    fn remember(&mut self, ranked: &[(&[f64], f64)]) {
-        if let Some((x, loss)) = self.better(ranked) {
-            self.best = Some(Best { candidate: x.to_vec(), loss });
-        }
-    }
-
-    fn check_finite(&self) -> Result<(), Error> {
-        self.or_diverged("sigma", self.sigma.is_finite() && self.sigma > 0.0)?;
-        self.or_diverged("the mean", self.mean.iter().all(|m| m.is_finite()))?;
-        self.or_diverged("a path", self.path_sigma.iter().chain(&self.path_c).all(|p| p.is_finite()))?;
-        // an entry of C cannot overflow before its row's diagonal entry does
-        self.or_diverged("the covariance", self.covariance.variances().all(|c| c.is_finite()))
+    fn image(&self, point: &[f64]) -> Vec<f64> {
+        self.bounded.as_ref().map_or_else(|| point.to_vec(), |bounded| bounded.walls.image(point))
     }
 
     fn or_diverged(&self, what: &'static str, finite: bool) -> Result<(), Error> {
@@ -319,7 +362,7 @@ impl State {
     }
 
     /// Whether the parts fit one another; false only for bytes that we did not write.
-    fn is_shaped(&self) -> bool {
+    pub(super) fn is_shaped(&self) -> bool {
         let Params { dim, population, mu, ref weights, .. } = self.params;
         let vectors = [&self.mean, &self.path_sigma, &self.path_c];
         let sized = (1..=super::MAX_DIM).contains(&dim)
@@ -329,41 +372,31 @@ impl State {
             && (1..=population).contains(&mu)
             && vectors.iter().all(|v| v.len() == dim)
             && self.best.as_ref().is_none_or(|best| best.candidate.len() == dim)
-            && self.covariance.is_shaped(dim)
+            && self.geometry.is_shaped(&self.params)
+            && self.bounded.as_ref().is_none_or(|bounded| {
+                bounded.walls.is_shaped(dim) && bounded.sent.iter().all(|point| point.len() == dim)
+            })
+            && self.injected.iter().all(|injected| injected.point.len() == dim)
+            && self.placed <= population
+            && self.signals.as_ref().is_none_or(|signals| {
+                signals.is_shaped(dim, if self.geometry.is_diagonal() { dim } else { dim * dim })
+            })
             && self.history.is_shaped(dim)
     }
 }
 
-impl Serialize for State {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        State::serialize(self, to) // the derived one, by `remote = "Self"`
-    }
-}
-
-impl<'de> Deserialize<'de> for State {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<State, D::Error> {
-        let state = State::deserialize(from)?;
-        if state.is_shaped() {
-            Ok(state)
-        } else {
-            Err(serde::de::Error::custom("parts of the CMA-ES state do not fit"))
-        }
-    }
-}
-
 /// Candidates with their losses, best first; a loss that is not finite becomes infinite and so ranks last.
-fn rank<'a>(candidates: &'a [Vec<f64>], losses: &[f64]) -> Vec<(&'a [f64], f64)> {
+fn rank<'a>(points: &'a [Vec<f64>], losses: &[f64]) -> Vec<Ranked<'a>> {
     let known = |loss: &f64| if loss.is_finite() { *loss } else { f64::INFINITY };
-    let mut ranked: Vec<_> = candidates.iter().map(Vec::as_slice).zip(losses.iter().map(known)).collect();
+    let together = points.iter().zip(losses).enumerate();
+    let mut ranked: Vec<_> =
+        together.map(|(index, (x, loss))| Ranked { index, x: x.as_slice(), loss: known(loss) }).collect();
     // stable: equal losses keep the order of their indices
-    ranked.sort_by(|a, b| a.1.partial_cmp(&b.1).unwrap_or(std::cmp::Ordering::Equal));
+    ranked.sort_by(|a, b| a.loss.partial_cmp(&b.loss).unwrap_or(std::cmp::Ordering::Equal));
     ranked
 }
 
-fn length(what: &'static str, found: usize, wanted: usize) -> Result<(), Error> {
-    if found == wanted { Ok(()) } else { Err(Error::Length { what, found, wanted }) }
-}
-
-fn finite(what: &'static str, values: &[f64]) -> Result<(), Error> {
-    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(Error::NotFinite(what)) }
+/// A part of the way from one point to another.
+fn partly(from: &[f64], shift: &[f64], share: f64) -> Vec<f64> {
+    from.iter().zip(shift).map(|(from, shift)| from + share * shift).collect()
 }

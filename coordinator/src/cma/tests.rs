@@ -3,6 +3,10 @@
 use super::covariance::Covariance;
 use super::{Error, Options, State, StopReason};
 
+mod options;
+mod restarts;
+mod variants;
+
 struct Normals(u64);
 
 impl Normals {
@@ -214,6 +218,7 @@ fn repairs_a_matrix_that_is_not_positive() {
     covariance.update(1.0, &[-5.0], &[1.0, 0.0, 0.0]);
     assert!(covariance.entry(0, 0) < -3.9);
     assert_eq!(covariance.refresh(1.0), Some(()));
+    assert_eq!(covariance.repairs(), 1);
     assert!(covariance.entry(0, 0) > 0.0 && covariance.lengths().iter().all(|d| *d > 0.0));
     covariance.update(1.0, &[f64::NAN], &[1.0, 0.0, 0.0]);
     assert_eq!(covariance.refresh(1.0), None);
@@ -250,9 +255,10 @@ fn ask_and_tell_in_turn() {
 #[test]
 fn impossible_starts() {
     let new =
-        |dim, population, sigma, mean| State::new(&Options { dim, population, sigma, mean, active: true });
+        |dim, population, sigma, mean| State::new(&Options { population, mean, ..Options::new(dim, sigma) });
     assert_eq!(new(0, None, 1.0, None).unwrap_err(), Error::Dimension(0));
-    assert_eq!(new(5000, None, 1.0, None).unwrap_err().to_string(), "dimension 5000 is outside 1..=4096");
+    let far = new(100_001, None, 1.0, None).unwrap_err();
+    assert_eq!(far.to_string(), "dimension 100001 is outside 1..=100000");
     assert_eq!(new(3, Some(2), 1.0, None).unwrap_err(), Error::Population(2));
     for sigma in [0.0, -1.0, f64::INFINITY] {
         assert_eq!(new(3, None, sigma, None).unwrap_err(), Error::Sigma(sigma));

@@ -21,6 +21,9 @@ fn plan() -> Plan {
         dim: 3,
         population: 4,
         sigma: 1.0,
+        covariance: crate::cma::Variant::Full,
+        learning: crate::cma::LearningRates::Fixed,
+        reevaluate: false,
         budget: 8,
         examples: 1,
         seed: 1,
@@ -48,7 +51,8 @@ fn checkpoint(seconds: f64) -> Checkpoint {
 }
 
 fn event(calls: u64) -> Event {
-    Event::Begin { task: "task".to_owned(), spec: "spec".to_owned(), model: "model".to_owned(), calls }
+    let [task, spec, model] = ["task", "spec", "model"].map(str::to_owned);
+    Event::Begin { task, spec, model, covariance: None, calls }
 }
 
 fn calls(folder: &RunFolder) -> Vec<u64> {

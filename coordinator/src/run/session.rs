@@ -12,7 +12,7 @@ use shared::task::Example;
 use shared::task::loss::{Metric, mean};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::arithmetic::Arithmetic;
 use super::{Origin, Summary, finished, plan, projection_stds};
@@ -119,6 +119,7 @@ impl<'a> Session<'a> {
             task: inputs.spec.task.name.clone(),
             spec: inputs.hash.clone(),
             model: session.state.model.to_string(),
+            covariance: session.plan.said().inspect(|said| info!("covariance {said}")),
             calls: session.calls_before,
         };
         session.keeper.append(&begin).await?;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use shared::ids::{ContextVersion, Layer};
 use shared::random::{Domain, Stream};
+use tracing::warn;
 
-use super::Proposal;
+use super::{Plan, Proposal};
 use crate::cma;
 
 /// A population to be drawn.
@@ -16,6 +17,7 @@ pub struct Asking {
     version: ContextVersion,
     state: Arc<cma::State>,
     seed: u64,
+    reevaluate: bool,
 }
 
 /// A population drawn, and its layer's state since.
@@ -26,8 +28,8 @@ pub struct Asked {
 }
 
 impl Asking {
-    pub(super) fn new(layer: Layer, version: ContextVersion, state: Arc<cma::State>, seed: u64) -> Self {
-        Self { layer, version, state, seed }
+    pub(super) fn new(layer: Layer, version: ContextVersion, state: Arc<cma::State>, plan: &Plan) -> Self {
+        Self { layer, version, state, seed: plan.seed, reevaluate: plan.reevaluate }
     }
 
     /// The context that it is for, and its layer.
@@ -40,12 +42,18 @@ impl Asking {
     /// # Errors
     /// A covariance that has broken down beyond repair.
     pub fn ask(self) -> Result<Asked, cma::Error> {
-        let Self { layer, version, mut state, seed } = self;
+        let Self { layer, version, mut state, seed, reevaluate } = self;
+        if reevaluate {
+            Arc::make_mut(&mut state).reconsider();
+        }
         let count = state.population() * state.dim();
-        let mut normals = vec![0.0; count];
-        Stream::new(seed, Domain::Search, u64::from(layer.0))
-            .fill_normals(state.generation() * count as u64, &mut normals);
+        let stream = Stream::new(seed, Domain::Search, u64::from(layer.0));
+        let normals = cma::normals(stream, state.generation() * count as u64, count);
+        let repairs = state.repairs();
         let points = Arc::make_mut(&mut state).ask(&normals)?;
+        if state.repairs() > repairs {
+            warn!(layer = layer.0 + 1, "its covariance was ill-conditioned and has been repaired");
+        }
         let mu = state.params().mu;
         Ok(Asked { proposal: Proposal { layer, version, points, mu }, state })
     }
@@ -78,7 +86,12 @@ impl Telling {
     /// As [`cma::State::tell`].
     pub fn tell(self) -> Result<Told, cma::Error> {
         let Self { layer, mut state, points, losses } = self;
+        let bad = state.bad_losses();
         Arc::make_mut(&mut state).tell(&points, &losses)?;
+        let bad = state.bad_losses() - bad;
+        if bad > 0 {
+            warn!(layer = layer.0 + 1, "{bad} of {} losses are not finite and rank last", losses.len());
+        }
         Ok(Told { layer, state })
     }
 }

@@ -38,6 +38,12 @@ pub struct Plan {
     pub population: usize,
     /// Initial step size.
     pub sigma: f64,
+    /// What of a layer's covariance is learnt.
+    pub covariance: cma::Variant,
+    /// How fast mean and covariance move.
+    pub learning: cma::LearningRates,
+    /// Whether a layer's best point is evaluated again with each of its generations.
+    pub reevaluate: bool,
     /// Calls that may be spent; a generation begins only where it is covered whole.
     pub budget: u64,
     /// Training examples: what one call evaluates a candidate on.
@@ -58,13 +64,43 @@ pub struct Plan {
     pub racing: bool,
 }
 
-/// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and axes, `[dim, dim]`
-/// each, and once more what is written of them, a triangle and the axes; of two layers a second copy: those that are asked
-/// and told meanwhile.
-pub fn memory_bytes(tuned: usize, dim: usize) -> u64 {
+/// Bytes that one layer's state may take where `search.covariance` is `auto`: a full covariance of 4,096 variables fits.
+const AUTO: u64 = 640 << 20;
+
+impl Plan {
+    /// What a layer's optimiser starts from, and why its variant.
+    pub fn options(&self) -> (cma::Options, String) {
+        let named = cma::Options {
+            population: Some(self.population),
+            variant: self.covariance,
+            learning: self.learning,
+            ..cma::Options::new(self.dim, self.sigma)
+        };
+        // the budget ends a search, not a layer's optimiser: it counts for the choice alone
+        let generations = self.budget / (self.population * self.tuned).max(1) as u64;
+        let stopping = cma::Stopping { maxiter: Some(generations), ..cma::Stopping::default() };
+        let choice = cma::Options { stopping, memory: AUTO, ..named.clone() }.choice();
+        (cma::Options { variant: choice.variant, ..named }, choice.why)
+    }
+
+    /// What of a layer's covariance is learnt and why, where it is not all of it because nobody said otherwise.
+    pub fn said(&self) -> Option<String> {
+        let (options, why) = self.options();
+        (self.covariance != cma::Variant::Full).then(|| format!("{}: {why}", options.variant))
+    }
+}
+
+/// Bytes that a search of `tuned` layers holds while a checkpoint is made: each layer's covariance and its factor,
+/// `[dim, dim]` each, and once more what is written of them, two triangles; of two layers a second copy: those that are asked
+/// and told meanwhile. Without a covariance matrix a layer takes what its vectors do, twice.
+pub fn memory_bytes(tuned: usize, dim: usize, covariance: cma::Variant) -> u64 {
+    let options = cma::Options { variant: covariance, memory: AUTO, ..cma::Options::new(dim, 1.0) };
+    if let linear @ (cma::Variant::Separable | cma::Variant::LimitedMemory) = options.choice().variant {
+        return 2 * (tuned as u64 + 1) * cma::Options { variant: linear, ..options }.memory_bytes();
+    }
     let matrix = 8 * (dim * dim) as u64;
     let layers = tuned as u64;
-    (layers + 2) * 2 * matrix + layers * (matrix / 2 + matrix)
+    (layers + 2) * 2 * matrix + layers * matrix
 }
 
 /// One population, ready to be evaluated.
@@ -151,13 +187,7 @@ impl Search {
     /// # Errors
     /// Settings that the optimiser refuses.
     pub fn new(plan: &Plan) -> Result<Self, cma::Error> {
-        let options = cma::Options {
-            dim: plan.dim,
-            population: Some(plan.population),
-            sigma: plan.sigma,
-            mean: None,
-            active: true,
-        };
+        let (options, _) = plan.options();
         let states = (0..plan.tuned).map(|_| cma::State::new(&options).map(|state| Some(Arc::new(state))));
         let states = states.collect::<Result<_, _>>()?;
         Ok(Self {
@@ -180,7 +210,7 @@ impl Search {
         }
         let layer = Layer(((self.generation + ahead) % tuned) as u32);
         let version = ContextVersion(self.context.version().0 + ahead);
-        Some(Asking::new(layer, version, self.states[layer.index()].take()?, plan.seed))
+        Some(Asking::new(layer, version, self.states[layer.index()].take()?, plan))
     }
 
     /// Takes what was drawn: its layer's state has come to know of it.

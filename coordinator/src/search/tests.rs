@@ -9,6 +9,9 @@ fn plan() -> Plan {
         dim: 5,
         population: 6,
         sigma: 0.5,
+        covariance: crate::cma::Variant::Full,
+        learning: crate::cma::LearningRates::Fixed,
+        reevaluate: false,
         budget: 6 * 20,
         examples: 1,
         seed: 7,
@@ -172,4 +175,63 @@ fn bbt_tunes_the_input_layer_alone() {
         assert_eq!(generation.layer, Layer(0));
     }
     assert!(search.context().zs()[1..].iter().flatten().all(|&x| x == 0.0));
+}
+
+/// Whatever is learnt of the covariance, layers improve, and a search read back goes on with the same bits.
+#[test]
+fn every_variant_searches() {
+    use crate::cma::{LearningRates, Variant};
+    let config = bincode::config::standard();
+    let kinds = [
+        (Variant::Separable, LearningRates::Fixed, true),
+        (Variant::DiagonalStart { generations: None }, LearningRates::Fixed, false),
+        (Variant::LimitedMemory, LearningRates::Fixed, false),
+        (Variant::Full, LearningRates::Adapted, true),
+    ];
+    for (covariance, learning, reevaluate) in kinds {
+        let plan = Plan { budget: 6 * 3 * 40, covariance, learning, reevaluate, ..plan() };
+        let mut through = Search::new(&plan).unwrap();
+        (0..10).for_each(|_| drop(step(&mut through, &plan)));
+        let bytes = bincode::serde::encode_to_vec(&through, config).unwrap();
+        let mut read: Search = bincode::serde::decode_from_slice(&bytes, config).unwrap().0;
+        while let Some(generation) = step(&mut through, &plan) {
+            assert_eq!(Some(generation), step(&mut read, &plan));
+        }
+        assert_eq!(through, read);
+        for z in through.context().zs() {
+            let distance: f32 = z.iter().map(|x| (x - 1.0).powi(2)).sum();
+            assert!(distance < 4.0, "{covariance}: started 5 away from the optimum, now {distance}");
+        }
+    }
+}
+
+/// A layer's best point is the first candidate of its next generation, and keeps its place only if it is still the best.
+#[test]
+fn the_best_point_is_evaluated_again() {
+    let plan = Plan { reevaluate: true, tuned: 1, ..plan() };
+    let mut search = Search::new(&plan).unwrap();
+    for generation in 0..8 {
+        let before = search.context().zs()[0].clone();
+        let proposal = drawn(&mut search, &plan, 0).unwrap();
+        let candidates = proposal.candidates();
+        assert_eq!(candidates[0] == before, generation > 0);
+        let Accepted { generation, telling, .. } = accepted(&mut search, &plan, proposal);
+        search.told(telling.tell().unwrap());
+        let best = smallest(&generation.losses).unwrap();
+        assert_eq!(search.context().zs()[0], candidates[best]);
+        assert_eq!(generation.best, generation.losses[best]);
+    }
+}
+
+#[test]
+fn what_is_learnt_is_said_unless_it_is_all() {
+    use crate::cma::Variant;
+    let said =
+        |covariance, dim| Plan { covariance, dim, budget: 8000, tuned: 24, population: 20, ..plan() }.said();
+    assert_eq!(said(Variant::Full, 500), None);
+    assert_eq!(said(Variant::Separable, 500).unwrap(), "separable: it was named");
+    let auto = |dim| said(Variant::Auto, dim).unwrap();
+    assert!(auto(500).starts_with("limited-memory: in 16 generations a full covariance would change by"));
+    assert!(auto(5).starts_with("full: "));
+    assert!(auto(50_000).starts_with("limited-memory: a full covariance would take"));
 }

@@ -17,6 +17,9 @@ use crate::task::{Loss, Metric, Template};
 /// Largest `search.dim`, as the optimiser has it: beyond it a layer's covariance takes too much memory.
 const MAX_DIM: usize = 4096;
 
+/// The same where no full covariance is kept.
+const MAX_DIM_LINEAR: usize = 100_000;
+
 /// Largest `search.population`, as the optimiser has it.
 const MAX_POPULATION: usize = 65_536;
 
@@ -170,9 +173,14 @@ impl RunFile {
     }
 
     fn search(&self) -> Result<SearchSpec, SpecError> {
+        let covariance = self.name("search.covariance")?;
+        let most = match covariance {
+            Covariance::Full | Covariance::DiagonalStart => MAX_DIM,
+            Covariance::Separable | Covariance::LimitedMemory | Covariance::Auto => MAX_DIM_LINEAR,
+        };
         Ok(SearchSpec {
             method: self.name("search.method")?,
-            dim: self.at_most("search.dim", MAX_DIM)?,
+            dim: self.at_most("search.dim", most)?,
             population: self.at_most("search.population", MAX_POPULATION)?,
             sigma: self.above_zero("search.sigma")?,
             alpha: self.above_zero("search.alpha")?,
@@ -182,6 +190,9 @@ impl RunFile {
             incumbent: self.name("search.incumbent")?,
             select: self.name("search.select")?,
             dev_every: self.positive("search.dev_every")? as u64,
+            covariance,
+            learning_rates: self.name("search.learning_rates")?,
+            reevaluate: self.truth("search.reevaluate")?,
             racing: self.truth("search.racing")?,
             deadline: self.deadline()?,
         })
@@ -225,6 +236,11 @@ impl RunFile {
             let reason = "F1 is no sum over examples, so that a part of them bounds nothing; take loss = \"ce\", or \
                           racing = false";
             return Err(self.wrong("search.racing", reason.to_owned()));
+        }
+        let adaptable = [Covariance::Full, Covariance::Separable].contains(&search.covariance);
+        if search.learning_rates == LearningRates::Adapted && !adaptable {
+            let reason = "learning rates are adapted with covariance = \"full\" or \"separable\" alone";
+            return Err(self.wrong("search.learning_rates", reason.to_owned()));
         }
         match spec.model.read_out {
             other @ (ReadOut::MaskedLm | ReadOut::Seq2Seq) if !mask => {

@@ -78,7 +78,11 @@ pub const KEYS: &[Key] = &[
         "\"bbtv2\"",
         "`bbtv2` (a prompt at every layer) or `bbt` (at the input layer alone)",
     ),
-    key("search.dim", "500", "intrinsic dimension of one layer's search space, at most 4096"),
+    key(
+        "search.dim",
+        "500",
+        "intrinsic dimension of one layer's search space, at most 4096 (100000 where `covariance` is neither `full` nor `diagonal-start`)",
+    ),
     key("search.population", "20", "candidates in one generation, 4 to 65536"),
     key("search.sigma", "0.2", "initial step size"),
     key(
@@ -100,6 +104,21 @@ pub const KEYS: &[Key] = &[
         "what dev keeps a prompt by: its `metric` (then its loss) or its `loss`, which is finer where dev is small",
     ),
     key("search.dev_every", "1", "generations between two scores on dev; the last one is always scored"),
+    key(
+        "search.covariance",
+        "\"full\"",
+        "what of a layer's covariance is learnt: `full`, `separable` (its diagonal), `diagonal-start`, `limited-memory` (a few directions) or `auto` (by dimension and budget; the trace says which); see [the optimiser](cma.md)",
+    ),
+    key(
+        "search.learning_rates",
+        "\"fixed\"",
+        "how fast mean and covariance move: `fixed`, or `adapted` to the noise of the losses (`full` and `separable` only)",
+    ),
+    key(
+        "search.reevaluate",
+        "false",
+        "whether a layer's best point is evaluated again with each of its generations, in place of a candidate: its old loss is of an older context",
+    ),
     key(
         "search.racing",
         "false",

@@ -13,8 +13,8 @@ pub use file::RunFile;
 pub use keys::{KEYS, Key};
 pub use limits::{BatchTokens, Bytes};
 pub use resolved::{
-    Dtype, Incumbent, Init, Injection, KeepProjections, Method, ModelSpec, ProjectionKind, PromptSpec,
-    ReadOut, RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
+    Covariance, Dtype, Incumbent, Init, Injection, KeepProjections, LearningRates, Method, ModelSpec,
+    ProjectionKind, PromptSpec, ReadOut, RunSettings, RunSpec, SearchSpec, Select, TaskSpec,
 };
 
 /// Rows an evaluator keeps in flight unless told otherwise.

@@ -106,6 +106,30 @@ named!(
     }
 );
 named!(
+    /// What of a layer's covariance is learnt; docs/cma.md compares them.
+    Covariance {
+        /// All of it.
+        Full = "full",
+        /// Its diagonal.
+        Separable = "separable",
+        /// Its diagonal at first, then all of it.
+        DiagonalStart = "diagonal-start",
+        /// A few directions.
+        LimitedMemory = "limited-memory",
+        /// What fits the dimension and the budget.
+        Auto = "auto",
+    }
+);
+named!(
+    /// How fast a layer's mean and covariance move.
+    LearningRates {
+        /// As CMA-ES says.
+        Fixed = "fixed",
+        /// By as much of it as the signal is worth.
+        Adapted = "adapted",
+    }
+);
+named!(
     /// What the kept deep prompt is chosen by on dev.
     Select {
         /// The metric, then the loss.
@@ -237,13 +261,38 @@ pub struct SearchSpec {
     pub select: Select,
     /// Generations between two scores on dev.
     pub dev_every: u64,
-    /// Whether hopeless candidates are spared examples. Not written where it is off: such a run's hash is that of
-    /// a run file which does not know the key.
+    /// What of a layer's covariance is learnt. Like the keys below it is not written where it has its default: such a
+    /// run's hash is that of a run file which does not know the key.
+    #[serde(default = "full", skip_serializing_if = "is_full")]
+    pub covariance: Covariance,
+    /// How fast mean and covariance move.
+    #[serde(default = "fixed", skip_serializing_if = "is_fixed")]
+    pub learning_rates: LearningRates,
+    /// Whether a layer's incumbent is evaluated again with each of its generations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reevaluate: bool,
+    /// Whether hopeless candidates are spared examples.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub racing: bool,
     /// Seconds after which a generation ends with what has come in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<f64>,
+}
+
+fn full() -> Covariance {
+    Covariance::Full
+}
+
+fn is_full(covariance: &Covariance) -> bool {
+    *covariance == Covariance::Full
+}
+
+fn fixed() -> LearningRates {
+    LearningRates::Fixed
+}
+
+fn is_fixed(rates: &LearningRates) -> bool {
+    *rates == LearningRates::Fixed
 }
 
 /// `[run]`.

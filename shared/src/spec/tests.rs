@@ -41,10 +41,14 @@ fn defaults_are_those_of_the_documentation() {
         if key.name == "run.folder" || key.name == "task.template" {
             continue; // one is spelled with placeholders, the other is given above
         }
-        if key.name == "search.racing" {
+        let later = ["search.covariance", "search.learning_rates", "search.reevaluate", "search.racing"];
+        if later.contains(&key.name) {
+            let given = format!("{GOOD}[search]\n{name} = {}\n", key.default);
+            assert_eq!(resolve(&given).unwrap().search, spec.search, "{}", key.name);
             assert!(
-                !spec.search.racing && written[section].get(name).is_none(),
-                "not written where it is off"
+                written[section].get(name).is_none(),
+                "{} is not written where it has its default",
+                key.name
             );
             continue;
         }
@@ -170,6 +174,9 @@ const OTHERS: &[(&str, Option<&str>, bool)] = &[
     ("search.incumbent", Some("mean"), true),
     ("search.select", Some("loss"), true),
     ("search.dev_every", Some("6"), true),
+    ("search.covariance", Some("separable"), true),
+    ("search.learning_rates", Some("adapted"), true),
+    ("search.reevaluate", Some("true"), true),
     ("search.racing", Some("true"), true),
     ("search.deadline", Some("2.5"), true),
     ("run.folder", Some("elsewhere"), false),

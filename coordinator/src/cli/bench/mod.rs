@@ -1,5 +1,6 @@
 //! `zeroth bench`: measures parts of the program on this machine.
 
+mod cma;
 #[cfg(feature = "embedded")]
 mod engine;
 mod fleet;
@@ -27,6 +28,8 @@ enum Command {
     Evaluator(Evaluator),
     /// What the coordinator adds to its evaluators' own time: a fleet of simulated ones over real gRPC.
     Fleet(fleet::Args),
+    /// What the optimiser takes of a generation's time; or the optimiser itself, for another program (docs/cma.md).
+    Cma(cma::Args),
 }
 
 /// Options of `zeroth bench evaluator`.
@@ -79,6 +82,7 @@ pub(super) async fn run(args: Args, stop: watch::Receiver<bool>) -> Result<(), E
     match args.command {
         Command::Evaluator(args) => evaluator(args, stop).await,
         Command::Fleet(args) => fleet::run(args, stop).await,
+        Command::Cma(args) => cma::run(args, stop).await,
     }
 }
 
