@@ -256,7 +256,7 @@ fn every_example_is_right() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt;
-    for name in ["quickstart", "fetch-minilm", "measure-accuracy"] {
+    for name in ["quickstart", "fetch-minilm", "measure-accuracy", "bench-cma", "bench-coco"] {
         let path = root().join("scripts").join(name);
         let mode =
             fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions();

@@ -1,4 +1,5 @@
-//! CMA-ES by itself: numbers in, numbers out. No I/O, no threads, no clock, nothing random that a seed does not name.
+//! CMA-ES by itself: numbers in, numbers out. No I/O, no clock, nothing random that a seed does not name; large products
+//! are cut into parts for rayon's threads, whose number changes no bit.
 //!
 //! Hansen's tutorial (arXiv 1604.00772, the equation numbers in the comments) with active update and the choices
 //! of pycma 4.5's `CMAEvolutionStrategy`: given the same normals, the same mean, step size, paths and covariance.

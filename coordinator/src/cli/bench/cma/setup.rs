@@ -1,4 +1,4 @@
-//! What a search starts from, as JSON says it: the keys are those of [`cma::Options`] and of its `stopping`, every one but
+//! What a search starts from, as JSON says it: the keys are those of `cma::Options` and of its `stopping`, every one but
 //! `dim` and `sigma` with the library's default.
 
 use std::str::FromStr;
