@@ -2,7 +2,8 @@
 
 use super::{MAX_DIM, MAX_POPULATION, MIN_POPULATION};
 
-/// Why the optimiser refuses. A refused call has changed nothing, except after [`Error::Diverged`].
+/// Why the optimiser refuses. A refused call has changed nothing, except after
+/// [`Error::Diverged`] and [`Error::Decomposition`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// No variable, or too many.

@@ -164,7 +164,7 @@ impl State {
     ///
     /// # Errors
     /// No `ask` before; another number of candidates, losses or variables; a candidate that is not finite or outside the
-    /// bounds; [`Error::Diverged`].
+    /// bounds; [`Error::Diverged`], and with adapted learning rates [`Error::Decomposition`].
     pub fn tell(&mut self, candidates: &[Vec<f64>], losses: &[f64]) -> Result<(), Error> {
         self.check_told(candidates, losses)?;
         let points = self.points(candidates);

@@ -299,7 +299,7 @@ fn new_state(inputs: &Inputs, plan: &Plan, ready: &Ready, model: ModelIdentity) 
         model,
         projection_stds: projection_stds(inputs, ready),
         train_rows: inputs.train_rows.clone(),
-        search: Search::new(plan)?,
+        search: Search::new(plan).map_err(Error::input)?,
         events_bytes: 0,
         seconds: 0.0,
         before: Before { dev: DevScore { metric: 0.0, loss: f64::INFINITY }, test: None, test_sha256: None },
