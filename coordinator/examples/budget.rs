@@ -72,12 +72,16 @@ fn problems() -> Vec<Problem> {
 fn ways() -> Vec<Way> {
     let paper = Options { population: Some(20), ..Options::new(DIM, 0.2) };
     let of = |name, variant| Way { name, options: Options { variant, ..paper.clone() } };
+    let small = |name, variant| Way { name, options: Options { variant, sigma: 0.05, ..paper.clone() } };
     let rates =
         |name, factor| Way { name, options: Options { rankone: factor, rankmu: factor, ..paper.clone() } };
     vec![
         of("full (the paper's)", Variant::Full),
         of("separable", Variant::Separable),
         of("limited-memory", Variant::LimitedMemory),
+        small("full, sigma 0.05", Variant::Full),
+        small("separable, sigma 0.05", Variant::Separable),
+        small("limited-memory, sigma 0.05", Variant::LimitedMemory),
         rates("full, rates x 10", 10.0),
         rates("full, rates x 100", 100.0),
         Way {

@@ -37,7 +37,7 @@ fn bounds(dim: usize) -> impl Strategy<Value = Option<Bounds>> {
 }
 
 fn stopping() -> impl Strategy<Value = Stopping> {
-    let tolerance = || prop_oneof![4 => Just(None), 2 => (0.0..1.0).prop_map(Some), 1 => prop::num::f64::ANY.prop_map(Some)];
+    let tolerance = || prop_oneof![12 => Just(None), 6 => (0.0..1.0).prop_map(Some), 1 => prop::num::f64::ANY.prop_map(Some)];
     let some = |value: Option<f64>, default: f64| value.unwrap_or(default);
     let default = Stopping::default();
     let tolerances = (tolerance(), tolerance(), tolerance(), tolerance(), tolerance(), tolerance());

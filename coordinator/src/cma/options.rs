@@ -141,8 +141,8 @@ impl Options {
     }
 
     /// The variant, and why: the one that was named, or for [`Variant::Auto`] by this rule. The limited-memory variant
-    /// where the full covariance would not fit into `memory`; the separable one where the budget is known
-    /// (`stopping.maxiter` or `maxfevals`) and the full covariance would change by less than a tenth within it; else full.
+    /// where the full covariance would not fit into `memory`, or where the budget is known (`stopping.maxiter` or
+    /// `maxfevals`) and the full covariance would change by less than a tenth within it; else full.
     pub fn choice(&self) -> Choice {
         let chosen = |variant, why| Choice { variant, why };
         if self.variant != Variant::Auto {
@@ -162,7 +162,7 @@ impl Options {
             let why = format!(
                 "in {generations} generations a full covariance would change by {learnt:.2e} of itself"
             );
-            return chosen(Variant::Separable, why);
+            return chosen(Variant::LimitedMemory, why);
         }
         chosen(Variant::Full, format!("a full covariance has {generations} generations to learn in"))
     }

@@ -88,6 +88,8 @@ impl Params {
             let no_decay = 1.0 + c_1 / c_mu; // (eq. 50): c_1 + c_mu * sum w = 0
             let as_effective = 1.0 + 2.0 * mu_eff_minus / (mu_eff + 2.0); // (eq. 51)
             let definite = match variant {
+                // pycma: none either where a full covariance's rates leave no room for them
+                Variant::Separable if full.c_1 + full.c_mu >= 1.0 => 0.0,
                 Variant::Separable => f64::INFINITY, // a factor of a variance is positive whatever its exponent
                 _ => (1.0 - c_1 - c_mu) / (n * c_mu), // (eq. 52)
             };

@@ -237,8 +237,7 @@ impl RunFile {
                           racing = false";
             return Err(self.wrong("search.racing", reason.to_owned()));
         }
-        let quadratic = [Covariance::Full, Covariance::Auto].contains(&search.covariance);
-        let adaptable = search.covariance == Covariance::Separable || quadratic && search.dim <= MAX_DIM;
+        let adaptable = [Covariance::Full, Covariance::Separable].contains(&search.covariance);
         if search.learning_rates == LearningRates::Adapted && !adaptable {
             let reason = "learning rates are adapted with covariance = \"full\" or \"separable\" alone";
             return Err(self.wrong("search.learning_rates", reason.to_owned()));

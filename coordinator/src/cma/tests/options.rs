@@ -71,7 +71,7 @@ fn the_automatic_choice_says_why() {
     let open = auto(500, Stopping::default());
     assert_eq!((open.variant, open.why.as_str()), (Variant::Full, "a full covariance fits into memory"));
     let short = auto(500, Stopping { maxiter: Some(16), ..Stopping::default() });
-    assert_eq!(short.variant, Variant::Separable);
+    assert_eq!(short.variant, Variant::LimitedMemory);
     assert!(short.why.starts_with("in 16 generations a full covariance would change by "), "{}", short.why);
     let long = auto(10, Stopping { maxfevals: Some(10_000), ..Stopping::default() });
     assert_eq!(
