@@ -154,7 +154,7 @@ async fn a_replayed_answer_is_refused() {
     let mut evaluator = Evaluator::join(house.address).await;
     let lease = evaluator.lease().await;
     // The first answer is refused with its reason, and the lease is no longer held; the second is a replay.
-    let refusal = v1::Refusal { kind: 4, message: "not now".to_owned(), line: None };
+    let refusal = v1::Refusal { kind: 4, message: "not now".to_owned(), ..v1::Refusal::default() };
     let refused = v1::Refused { run: lease.run, lease: Some(lease.id), refusal: Some(refusal) };
     evaluator.say(report::Kind::Refused(refused.clone())).await;
     evaluator.say(report::Kind::Answer(nonsense(&lease))).await;

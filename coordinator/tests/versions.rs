@@ -10,6 +10,7 @@ use coordinator::progress::Progress;
 use coordinator::serve::clients::Clients;
 use coordinator::serve::{ServeError, ServeOptions, serve};
 use evaluator::dial::{self, DialError, DialOptions};
+use evaluator::observe::Observer;
 use proto::client::Security;
 use proto::v1::evaluators_client::EvaluatorsClient;
 use proto::v1::evaluators_server::{Evaluators, EvaluatorsServer};
@@ -176,6 +177,7 @@ async fn evaluator_told(order: v1::Order) -> (DialError, Vec<v1::Report>) {
         give_up_after: None,
         silence: Duration::from_secs(20),
         longest_pause: Duration::from_secs(10),
+        observer: Observer::default(),
     };
     let worker = |mut orders: mpsc::Receiver<_>, reports: mpsc::Sender<_>| {
         tokio::spawn(async move {

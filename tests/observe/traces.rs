@@ -87,7 +87,9 @@ fn every_generation_is_one_connected_trace_through_both_processes() {
     let workers =
         ["a", "b"].map(|name| Process::start(evaluator(&case, &coordinator.url(), name).args(otlp)));
     coordinator.process.wait().expect(0);
-    workers.map(|worker| worker.wait().expect(0));
+    for worker in workers {
+        worker.wait().expect(0);
+    }
     assert_eq!(generations(&case.path("whole")), generations(&case.path("run")), "traces change no bit");
 
     let spans = collector.spans.0.lock().unwrap().clone();
