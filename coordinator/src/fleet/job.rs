@@ -9,7 +9,7 @@ use shared::messages::{Canary, ExampleSet, Outcome, Prepare, Prompted, Ready, Re
 use shared::task::{Example, Loss};
 
 use super::canary::Canaries;
-use super::cut::{Blame, Limits, Piece, Waiting, rectangles};
+use super::cut::{Blame, CRUMB, Limits, Piece, Waiting, rectangles};
 use super::gather::Assembly;
 use super::run::Run;
 
@@ -106,6 +106,11 @@ impl Job {
     /// Examples of the job.
     pub(super) fn width(&self) -> usize {
         self.limits.width()
+    }
+
+    /// The least part of a candidate that is worth a lease behind another one, in cells.
+    pub(super) fn crumb(&self) -> f64 {
+        self.width() as f64 * CRUMB
     }
 
     /// Cells that wait.

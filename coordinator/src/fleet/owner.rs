@@ -7,7 +7,7 @@ use shared::ids::{ContextVersion, EvaluatorId, RunId};
 use shared::messages::{ContextUpdate, Hello, Order, Prepare, Refusal, Report, Start};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use super::job::Task;
@@ -86,12 +86,14 @@ impl Owner {
         let mut clock = interval(self.settings.tick);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let wakes_at = self.table.wakes_at();
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(message) => self.handle(Instant::now(), message),
                     None => return,
                 },
                 _ = clock.tick() => self.tick(Instant::now()),
+                Some(()) = at(wakes_at) => self.table.wake(Instant::now()),
             }
             self.act();
         }
@@ -224,6 +226,12 @@ impl Owner {
             }
         }
     }
+}
+
+/// Waits for a time, if there is one.
+async fn at(time: Option<Instant>) -> Option<()> {
+    sleep_until(time?.into()).await;
+    Some(())
 }
 
 /// Carries the reports of one link; its end is the end of the evaluator.

@@ -12,7 +12,7 @@ mod pace;
 mod quarantine;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
 use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Refusal, Report, Start};
@@ -22,6 +22,12 @@ use super::job::Job;
 use super::run::Run;
 use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Load, Quarantined, Settings, Tally};
 use pace::Pace;
+
+/// So many evaluators are told of a context one after the other for so long that work ahead would be in its way.
+const CROWD: usize = 16;
+
+/// What telling them takes at most, about; far less than the work that they have then.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// Names a job within the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,7 +111,7 @@ pub(super) struct Held {
     cost: f64,
     /// Whether the job's canary came with it.
     canary: bool,
-    /// Whether its time tells the evaluator's speed.
+    /// Whether its time tells the evaluator's speed: a crumb's, all latency, tells nothing of one not yet known.
     measured: bool,
     /// Sent before its context, which it waits for.
     pub(super) ahead: bool,
@@ -134,6 +140,8 @@ pub(super) struct Table {
     tally: Tally,
     last_id: u64,
     draining: bool,
+    /// Until then nothing is sent ahead of its context: a context has just gone out, and everybody waits for that.
+    quiet_until: Option<Instant>,
     /// Why the sole evaluator has gone.
     forsaken: Option<Refusal>,
     actions: Vec<Action>,
@@ -155,6 +163,7 @@ impl Table {
             tally: Tally::default(),
             last_id: 0,
             draining: false,
+            quiet_until: None,
             forsaken: None,
             actions: Vec::new(),
         }
@@ -374,8 +383,24 @@ impl Table {
         self.run(id)?.update(update)?;
         self.outdate(id);
         self.catch_up(now, id);
+        if self.links.len() >= CROWD {
+            self.quiet_until = Some(now + QUIET);
+        }
         self.dispatch(now);
         Ok(())
+    }
+
+    /// When [`Table::wake`] is due.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.quiet_until
+    }
+
+    /// Those whom a context was sent have begun: what can wait for its context goes out too.
+    pub(super) fn wake(&mut self, now: Instant) {
+        if self.quiet_until.take_if(|until| now >= *until).is_some() {
+            self.stir_all();
+            self.dispatch(now);
+        }
     }
 
     /// Jobs under an older context can never be finished.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use shared::ids::{EvaluatorId, LeaseId, RunId};
 
-use super::super::cut::{CRUMB, Piece, Waiting};
+use super::super::cut::{Piece, Waiting};
 use super::super::job::Job;
 use super::super::plan::{self, Hand};
 use super::{JobId, Table};
@@ -94,7 +94,9 @@ impl Table {
     fn next_for(&mut self, now: Instant, id: EvaluatorId) -> Option<(JobId, Waiting)> {
         let link = self.links.get(&id)?;
         let idle = link.current() == 0;
-        let may_wait = link.ahead == 0 && self.settings.credit > 1; // there must be room for what can be done
+        let quiet = self.quiet_until.is_some_and(|until| now < until);
+        // there must be room for what can be done
+        let may_wait = link.ahead == 0 && self.settings.credit > 1 && !quiet;
         for ahead in [0, 1].into_iter().take(1 + usize::from(may_wait)) {
             for job in self.jobs_for(id, ahead) {
                 if let Some(waiting) = self.cut_for(now, job, id, idle) {
@@ -135,9 +137,9 @@ impl Table {
             }
         }
         let job = self.jobs.get_mut(&id)?;
-        let crumb = job.width() as f64 * CRUMB;
+        let crumb = job.crumb();
         let share = job.shares.get(&by).copied().filter(|&share| share > 0.0 || idle);
-        let share = share.or(idle.then_some(1.0))?;
+        let share = share.or(idle.then_some(crumb))?;
         let waiting = job.cut(index, share);
         let left = share - waiting.piece.cells() as f64;
         if left < crumb {
@@ -153,7 +155,7 @@ impl Table {
         let count = self.links.len().max(1) as f64;
         if let Some(job) = self.jobs.get_mut(&id) {
             let share = job.waiting_cells() as f64 / count;
-            job.shares.insert(by, share.max(job.width() as f64 * CRUMB));
+            job.shares.insert(by, share.max(job.crumb()));
         }
     }
 
@@ -166,15 +168,16 @@ impl Table {
     /// Divides what waits of a job.
     fn divide(&mut self, now: Instant, id: JobId) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let mut hands = self.hands(now, job.run);
-        if self.runs.get(&job.run).is_some_and(|run| run.version() != job.version) {
+        let run = job.run;
+        let mut hands = self.hands(now, run);
+        if self.runs.get(&run).is_some_and(|run| run.version() != job.version) {
             // All of them begin together, when the last has ended what is before it.
             hands.iter_mut().for_each(|hand| hand.busy = 0.0);
         }
         let (cells, cost) = (job.waiting_cells() as f64, job.cost);
         let plenty = cells >= PLENTY * (job.width() * hands.len()) as f64;
         let cells = if plenty { cells / 2.0 } else { cells };
-        let crumb = job.width() as f64 * CRUMB;
+        let crumb = job.crumb();
         let idle: BTreeSet<EvaluatorId> =
             hands.iter().filter(|hand| hand.busy == 0.0).map(|hand| hand.id).collect();
         let candidates = cells / (job.width() * hands.len()) as f64;
@@ -182,7 +185,9 @@ impl Table {
             if candidates.fract() == 0.0 && candidates <= FEW && plan::may_be_even(&hands, cells * cost) {
                 hands.iter().map(|hand| (hand.id, candidates * job.width() as f64)).collect()
             } else {
-                let many = hands.len() >= MANY && candidates >= 1.0;
+                // Whether a second lease pays is not known before anything has been measured.
+                let unknown = self.usual(run).is_none();
+                let many = (hands.len() >= MANY || unknown) && candidates >= 1.0;
                 let mut shares = plan::shares(hands, cells * cost);
                 shares.values_mut().for_each(|share| *share /= cost);
                 if many {

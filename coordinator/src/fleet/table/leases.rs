@@ -151,7 +151,7 @@ impl Table {
             version: job.version,
             job: job_id,
             cost,
-            measured: job.evaluates() && piece.cells() > 0,
+            measured: job.evaluates() && (link.pace.is_known() || piece.cells() as f64 >= job.crumb()),
             canary,
             uncopied: if copy { Vec::new() } else { vec![piece.clone()] },
             piece,

@@ -70,6 +70,11 @@ impl Pace {
         }
     }
 
+    /// Whether anything has been measured.
+    pub(super) fn is_known(&self) -> bool {
+        self.leases > 0.0
+    }
+
     /// Operations a second with all that leases take, once measured.
     pub(super) fn speed(&self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.work / self.seconds)
@@ -95,7 +100,7 @@ impl Pace {
 
 impl Table {
     /// The mean of a run's evaluators that have been measured: what the others count as.
-    fn usual(&self, run: RunId) -> Option<Line> {
+    pub(super) fn usual(&self, run: RunId) -> Option<Line> {
         let lines = self.links.values().filter(|link| link.serves(run)).filter_map(|link| link.pace.line());
         let (overhead, speed, count) = lines.fold((0.0, 0.0, 0.0), |(overhead, speed, count), line| {
             (overhead + line.overhead, speed + line.speed, count + 1.0)

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::fleet::{Expected, Gathered, Handle, Ticket};
 use crate::serve::LeaseTimes;
 
-/// Generations before the clock runs, at most: until every evaluator has taken part, or so many.
+/// Generations before the clock runs: meanwhile evaluators get ready and their speeds become known.
 const WARM_UP: u64 = 10;
 
 /// How long the evaluators may take to come.
@@ -44,9 +44,7 @@ pub(super) async fn run(plan: &Plan, fleet: &Handle, times: &LeaseTimes) -> Resu
     fleet.start(Start { run: RUN, projection_stds: vec![1.0; layers], version, context }).await?;
     let mut generations = Generations::new(plan, fleet);
     for _ in 0..WARM_UP {
-        if generations.next().await?.evaluators >= plan.evaluators {
-            break;
-        }
+        generations.next().await?;
     }
     times.clear();
     let before = generations.number;

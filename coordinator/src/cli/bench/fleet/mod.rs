@@ -3,11 +3,13 @@
 //!
 //! - [`plan`]: what is simulated and for how long, checked
 //! - [`work`]: the model and run that both processes pretend to, and the losses they agree on
+//! - [`alarm`]: rings at the very time
 //! - [`device`]: how long a simulated device takes, and what goes wrong with it
 //! - [`simulated`]: the evaluators' process
 //! - [`drive`]: the coordinator's side, as a run would drive it
 //! - [`report`]: what was measured, for people and as JSON
 
+mod alarm;
 mod device;
 mod drive;
 mod plan;

@@ -8,14 +8,15 @@ use std::time::Duration;
 use proto::client::{MESSAGE, Security, root_cause};
 use proto::v1::evaluators_client::EvaluatorsClient;
 use proto::v1::{self, lease, order, refusal, report};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 use tracing::debug;
 
+use super::alarm::Alarm;
 use super::device::{Device, Trouble};
 use super::plan::Plan;
 use super::work;
@@ -30,11 +31,11 @@ const ATTEMPTS: u32 = 20;
 /// How long a stream that has fallen silent stays open.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// The runtime's timers go off at the next step; half a step before the time makes that the nearest one.
-const STEP: Duration = Duration::from_millis(1);
-
 /// How long a farewell may take.
 const PARTING: Duration = Duration::from_secs(3);
+
+/// Leases that an evaluator is at or has before it, at most.
+const LEASES: usize = 4;
 
 /// Reports between an evaluator and its stream.
 const REPORTS: usize = 64;
@@ -43,9 +44,11 @@ const REPORTS: usize = 64;
 pub(super) async fn run(plan: &Plan, url: &str) -> Result<(), Error> {
     let endpoint = Security::default().endpoint(url).map_err(Error::Input)?;
     let mut evaluators = JoinSet::new();
+    let alarm = Alarm::new(plan.evaluators * LEASES).map_err(Error::failed)?;
     for index in 0..plan.evaluators {
-        evaluators.spawn(evaluator(plan.clone(), index, endpoint.clone()));
+        evaluators.spawn(evaluator(plan.clone(), index, endpoint.clone(), alarm.clone()));
     }
+    drop(alarm);
     let all = async {
         while let Some(ended) = evaluators.join_next().await {
             ended.map_err(Error::failed)??;
@@ -66,11 +69,11 @@ enum Ended {
     Cut,
 }
 
-async fn evaluator(plan: Plan, index: usize, endpoint: Endpoint) -> Result<(), Error> {
+async fn evaluator(plan: Plan, index: usize, endpoint: Endpoint, alarm: Alarm) -> Result<(), Error> {
     let mut device = Device::new(&plan, index);
     let mut failures = 0;
     loop {
-        match stay(&plan, index, &endpoint, &mut device).await {
+        match stay(&plan, index, &endpoint, &mut device, &alarm).await {
             Ok(Ended::Left) => return Ok(()),
             Ok(Ended::Cut) => failures = 0,
             Err(problem) => {
@@ -84,7 +87,13 @@ async fn evaluator(plan: Plan, index: usize, endpoint: Endpoint) -> Result<(), E
     }
 }
 
-async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Device) -> Result<Ended, String> {
+async fn stay(
+    plan: &Plan,
+    index: usize,
+    endpoint: &Endpoint,
+    device: &mut Device,
+    alarm: &Alarm,
+) -> Result<Ended, String> {
     let channel = endpoint.connect().await.map_err(|error| root_cause(&error))?;
     let client = EvaluatorsClient::new(channel);
     let mut client = client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
@@ -94,6 +103,7 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
         plan,
         name: hello.name.clone(),
         device,
+        alarm,
         out,
         context: BTreeMap::new(),
         early: Vec::new(),
@@ -104,7 +114,6 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
     let mut orders = answered.map_err(|status| status.message().to_owned())?.into_inner();
     let mut beat = interval(HEARTBEAT);
     loop {
-        let next = stay.due.front().map_or_else(Instant::now, |(due, _)| *due);
         tokio::select! {
             order = orders.message() => {
                 let order = order.map_err(|status| status.message().to_owned())?;
@@ -115,11 +124,7 @@ async fn stay(plan: &Plan, index: usize, endpoint: &Endpoint, device: &mut Devic
                     None => {}
                 }
             }
-            () = sleep_until(next - STEP / 2), if !stay.due.is_empty() => {
-                if let Some((_, report)) = stay.due.pop_front() {
-                    stay.say(report).await?;
-                }
-            }
+            Some(report) = stay.done() => stay.say(report).await?,
             _ = beat.tick() => stay.say(report::Kind::Heartbeat(v1::Heartbeat { progress: 0 })).await?,
         }
     }
@@ -137,16 +142,24 @@ struct Stay<'a> {
     plan: &'a Plan,
     name: String,
     device: &'a mut Device,
+    alarm: &'a Alarm,
     out: mpsc::Sender<v1::Report>,
     /// Each run's version of the context.
     context: BTreeMap<u64, u64>,
     /// Leases whose context has yet to come.
     early: Vec<v1::Lease>,
-    /// Answers, and when the device has them.
-    due: VecDeque<(Instant, report::Kind)>,
+    /// Answers, and what rings when the device has them.
+    due: VecDeque<(oneshot::Receiver<()>, report::Kind)>,
 }
 
 impl Stay<'_> {
+    /// Waits for the next answer; none while nothing is at work.
+    async fn done(&mut self) -> Option<report::Kind> {
+        let (rung, _) = self.due.front_mut()?;
+        rung.await.ok()?; // the alarm outlives whoever waits for it
+        Some(self.due.pop_front()?.1)
+    }
+
     async fn say(&mut self, kind: report::Kind) -> Result<(), String> {
         let sent = self.out.send(v1::Report { kind: Some(kind) }).await;
         sent.map_err(|_| "the stream has ended".to_owned())
@@ -221,7 +234,10 @@ impl Stay<'_> {
             let (loss, predicted) = work::outcome(key(&canary.z), canary.example);
             v1::CanaryOutcome { loss, predicted }
         });
-        self.due.push_back((done, report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary })));
+        self.due.push_back((
+            self.alarm.at(done.into_std()),
+            report::Kind::Answer(v1::Answer { lease: lease.id, outcomes, canary }),
+        ));
     }
 }
 

@@ -62,6 +62,22 @@ fn two_versions_ahead_is_too_far() {
 }
 
 #[test]
+fn what_can_wait_is_not_in_the_way_of_a_context_for_many() {
+    let (mut world, ids) = World::with(CROWD);
+    world.table.set_context(world.now, update(1)).unwrap();
+    world.offer(2, generation(CROWD));
+    assert!(world.leases.is_empty(), "everybody is being told of the context");
+    world.offer(1, generation(CROWD));
+    assert_eq!(world.leases.len(), CROWD, "what is due does not wait");
+    world.now = world.table.wakes_at().unwrap();
+    world.table.wake(world.now);
+    world.settle();
+    assert_eq!(world.leases.len(), 2 * CROWD);
+    assert_eq!(world.table.wakes_at(), None);
+    assert!(ids.iter().all(|id| world.leases.iter().filter(|(to, _)| to == id).count() == 2));
+}
+
+#[test]
 fn waiting_for_a_context_is_no_delay() {
     let (mut world, ids) = World::with(1);
     world.offer(1, generation(1));

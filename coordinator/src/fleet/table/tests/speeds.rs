@@ -186,6 +186,19 @@ fn who_joins_in_mid_generation_gets_work() {
     }
 }
 
+/// Half of them come when the first generation is out already, and get the crumbs of it: that these took as long as whole
+/// candidates do where a lease is all latency does not make them slow.
+#[test]
+fn who_came_late_is_not_taken_for_slow() {
+    let mut sim = Sim::new(&[1e-4; 41]);
+    sim.latency = 0.025;
+    sim.offer(64);
+    (41..64).for_each(|_| sim.join(1e-4));
+    sim.finish(64);
+    let took: Vec<f64> = (0..6).map(|_| sim.generation(64)).collect();
+    assert!(took.iter().skip(1).all(|&took| took < 0.052), "{took:?}");
+}
+
 /// It does not answer, but lives: others repeat its work, together.
 #[test]
 fn one_that_freezes_costs_little() {
