@@ -20,6 +20,9 @@ use timing::{Size, Timed};
 /// What is timed where no size is named: dimension and population.
 const SIZES: [(usize, usize); 5] = [(500, 20), (500, 200), (500, 2000), (1000, 20), (2000, 20)];
 
+/// The columns' names.
+const HEAD: &str = "   dim  population  variant          ms/generation  ask ms  tell ms  critical ms  memory";
+
 /// Options of `zeroth bench cma`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,12 +61,11 @@ fn table(args: &Args) -> Result<(), Error> {
     if args.generations == 0 {
         return Err(Error::Input("--generations must be 1 or more".to_owned()));
     }
-    if !args.json {
-        println!("   dim  population  variant          ms/generation  ask ms  tell ms  critical ms  memory");
-    }
+    let mut head = (!args.json).then_some(HEAD);
     for (dim, population) in sizes(args) {
         let size = Size { dim, population, variant, generations: args.generations };
         let timed = timing::time(&size)?;
+        head.take().into_iter().for_each(|head| println!("{head}"));
         println!("{}", if args.json { json(&size, &timed) } else { line(&size, &timed) });
     }
     Ok(())
