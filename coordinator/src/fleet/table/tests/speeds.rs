@@ -196,7 +196,7 @@ fn who_came_late_is_not_taken_for_slow() {
     (41..64).for_each(|_| sim.join(1e-4));
     sim.finish(64);
     let took: Vec<f64> = (0..6).map(|_| sim.generation(64)).collect();
-    assert!(took.iter().skip(1).all(|&took| took < 0.052), "{took:?}");
+    assert!(took.iter().skip(2).all(|&took| took < 0.052), "{took:?}");
 }
 
 /// It does not answer, but lives: others repeat its work, together.
