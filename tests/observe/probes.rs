@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::{endless, place, stop, until};
 
 /// A probe gives up after so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a probe hears of a service; `None` where nobody answers it.
 fn probe(address: &str, service: &str) -> Option<bool> {

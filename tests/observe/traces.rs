@@ -84,12 +84,10 @@ fn every_generation_is_one_connected_trace_through_both_processes() {
     let collector = Collector::start();
     let otlp = ["--otlp", &collector.url];
     let coordinator = Coordinator::start(&case, "run", &otlp);
-    let workers =
-        ["a", "b"].map(|name| Process::start(evaluator(&case, &coordinator.url(), name).args(otlp)));
+    // One alone: a second that came when the run is over would dial for ever.
+    let worker = Process::start(evaluator(&case, &coordinator.url(), "a").args(otlp));
     coordinator.process.wait().expect(0);
-    for worker in workers {
-        worker.wait().expect(0);
-    }
+    worker.wait().expect(0);
     assert_eq!(generations(&case.path("whole")), generations(&case.path("run")), "traces change no bit");
 
     let spans = collector.spans.0.lock().unwrap().clone();
