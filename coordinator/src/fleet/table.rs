@@ -2,7 +2,7 @@
 //!
 //! Events come in with the time they happened at, actions go out. There is one way to lose an evaluator
 //! ([`Table::remove`]) and one way to end a job, so whatever happens, in whatever order, ends in the same
-//! place. Jobs and leases are in [`leases`], who gets what next is in [`dispatch`] by what is known of speeds ([`pace`]),
+//! place. Runs and their contexts are in [`runs`], jobs and leases in [`leases`]; who gets what next is in [`dispatch`] by what is known of speeds ([`pace`]),
 //! what is counted against whom when things go wrong is in [`losses`], and who is not believed in [`quarantine`].
 
 mod dispatch;
@@ -10,24 +10,19 @@ mod leases;
 mod losses;
 mod pace;
 mod quarantine;
+mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::ids::{ContextVersion, EvaluatorId, LeaseId, RunId};
-use shared::messages::{ContextUpdate, Hello, Order, Outcome, Prepare, Ready, Refusal, Report, Start};
+use shared::messages::{Hello, Order, Outcome, Refusal, Report};
 
 use super::cut::{Blame, Piece};
 use super::job::Job;
 use super::run::Run;
-use super::{Begun, EvaluatorStatus, Expected, FleetStatus, Load, Quarantined, Settings, Tally};
+use super::{Begun, EvaluatorStatus, FleetStatus, Load, Quarantined, Settings, Tally};
 use pace::Pace;
-
-/// So many evaluators are told of a context one after the other for so long that work ahead would be in its way.
-const CROWD: usize = 16;
-
-/// What telling them takes at most, about; far less than the work that they have then.
-const QUIET: Duration = Duration::from_millis(2);
 
 /// Names a job within the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -301,159 +296,6 @@ impl Table {
         self.stir_all();
         self.dispatch(now);
         self.copy_slowest(now);
-    }
-
-    // Runs.
-
-    /// A run begins.
-    pub(super) fn begin(&mut self, now: Instant, prepare: Prepare, expected: Expected) {
-        let id = prepare.run;
-        let problem = match (&self.forsaken, self.runs.contains_key(&id)) {
-            (Some(reason), _) => Some(reason.clone()),
-            (None, true) => Some(Refusal::Failed(format!("{id} has begun already"))),
-            (None, false) => None,
-        };
-        if let Some(refusal) = problem {
-            self.actions.push(Action::Begun(id, Err(refusal)));
-            return;
-        }
-        self.runs.insert(id, Run::new(prepare, expected));
-        let links: Vec<EvaluatorId> = self.links.keys().copied().collect();
-        links.into_iter().for_each(|link| self.prepare_on(id, link));
-        self.dispatch(now);
-    }
-
-    /// Asks an evaluator to prepare a run; the first one asked fixes the model.
-    fn prepare_on(&mut self, id: RunId, evaluator: EvaluatorId) {
-        let (Some(run), Some(link)) = (self.runs.get_mut(&id), self.links.get_mut(&evaluator)) else {
-            return;
-        };
-        if run.failed.is_some() {
-            return;
-        }
-        if let Err(refusal) = run.accepts(&link.hello) {
-            if !self.settings.mixed {
-                self.remove(evaluator, Some(refusal));
-            }
-            return;
-        }
-        run.adopt(&link.hello.model);
-        link.runs.insert(id, Prepared::default());
-        self.actions.push(Action::Send(evaluator, Order::Prepare(Box::new(run.prepare.clone()))));
-    }
-
-    fn ready(&mut self, id: EvaluatorId, ready: Ready) {
-        let run_id = ready.run;
-        let (Some(run), Some(link)) = (self.runs.get_mut(&run_id), self.links.get_mut(&id)) else {
-            return;
-        };
-        let Some(prepared) = link.runs.get_mut(&run_id) else {
-            return;
-        };
-        let first = run.ready.is_none();
-        match run.prepared(&link.hello, ready) {
-            Ok(()) => {}
-            Err(Refusal::Failed(why)) => return self.cannot_serve(run_id, id, why),
-            Err(refusal) => return self.remove(id, Some(refusal)),
-        }
-        run.serving += usize::from(!std::mem::replace(&mut prepared.ready, true));
-        if let (true, Some(begun)) = (first, run.begun()) {
-            self.actions.push(Action::Begun(run_id, Ok(begun)));
-        }
-        self.list(id);
-        self.bring_up_to_date(run_id, id);
-    }
-
-    /// The whole context of a run, at its start or after the search has set it anew.
-    pub(super) fn start(&mut self, now: Instant, start: Start) -> Result<(), Refusal> {
-        let id = start.run;
-        self.run(id)?.start(start)?;
-        self.outdate(id);
-        let links: Vec<EvaluatorId> = self.links.keys().copied().collect();
-        links.into_iter().for_each(|link| self.bring_up_to_date(id, link));
-        self.catch_up(now, id);
-        self.dispatch(now);
-        Ok(())
-    }
-
-    /// One layer's new incumbent; evaluators learn of it before their next lease, or now where they hold work that
-    /// waits for it.
-    pub(super) fn set_context(&mut self, now: Instant, update: ContextUpdate) -> Result<(), Refusal> {
-        let id = update.run;
-        self.run(id)?.update(update)?;
-        self.outdate(id);
-        self.catch_up(now, id);
-        if self.links.len() >= CROWD {
-            self.quiet_until = Some(now + QUIET);
-        }
-        self.dispatch(now);
-        Ok(())
-    }
-
-    /// When [`Table::wake`] is due.
-    pub(super) fn wakes_at(&self) -> Option<Instant> {
-        self.quiet_until
-    }
-
-    /// Those whom a context was sent have begun: what can wait for its context goes out too.
-    pub(super) fn wake(&mut self, now: Instant) {
-        if self.quiet_until.take_if(|until| now >= *until).is_some() {
-            self.stir_all();
-            self.dispatch(now);
-        }
-    }
-
-    /// Jobs under an older context can never be finished.
-    fn outdate(&mut self, id: RunId) {
-        let Some(version) = self.runs.get(&id).map(Run::version) else {
-            return;
-        };
-        let old = self.jobs.iter().filter(|(_, job)| job.run == id && job.version < version);
-        let old: Vec<JobId> = old.map(|(id, _)| *id).collect();
-        for job in old {
-            self.jobs.remove(&job);
-            let text = format!("the context went on to {version} before the answers had come");
-            self.actions.push(Action::Ended(job, Err(Refusal::Failed(text))));
-        }
-    }
-
-    /// A run is over.
-    pub(super) fn end(&mut self, id: RunId) {
-        self.fail_run(id, &Refusal::Failed(format!("{id} has ended")));
-        self.runs.remove(&id);
-        self.room.remove(&id);
-        for (evaluator, link) in &mut self.links {
-            if link.runs.remove(&id).is_some() {
-                self.actions.push(Action::Send(*evaluator, Order::Forget(id)));
-            }
-        }
-    }
-
-    /// No more work will come.
-    pub(super) fn drain(&mut self) {
-        self.draining = true;
-        let runs: Vec<RunId> = self.runs.keys().copied().collect();
-        runs.into_iter()
-            .for_each(|run| self.fail_run(run, &Refusal::Failed("the fleet is drained".to_owned())));
-        self.actions.extend(self.links.keys().map(|id| Action::Send(*id, Order::Drain)));
-    }
-
-    fn fail_run(&mut self, id: RunId, refusal: &Refusal) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        if run.ready.is_none() && run.failed.is_none() {
-            self.actions.push(Action::Begun(id, Err(refusal.clone())));
-        }
-        run.failed.get_or_insert_with(|| refusal.clone());
-        let jobs = self.jobs.iter().filter(|(_, job)| job.run == id).map(|(job, _)| *job);
-        for job in jobs.collect::<Vec<_>>() {
-            self.jobs.remove(&job);
-            self.actions.push(Action::Ended(job, Err(refusal.clone())));
-        }
-    }
-
-    fn run(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
-        let run = self.runs.get_mut(&id).ok_or_else(|| Refusal::Failed(format!("{id} has not begun")))?;
-        run.failed.clone().map_or(Ok(run), Err)
     }
 
     fn next_id(&mut self) -> u64 {

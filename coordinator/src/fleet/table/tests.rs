@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use shared::ids::Layer;
-use shared::messages::{Answer, CanaryOutcome, ExampleSet, Lease, Prompted, Refused, Work};
+use shared::messages::{
+    Answer, CanaryOutcome, ContextUpdate, ExampleSet, Lease, Prepare, Prompted, Ready, Refused, Start, Work,
+};
 use shared::spec::Dtype;
 
+use super::super::Expected;
 use super::super::fixtures::{RUN, examples, hello, model, prepare, ready};
 use super::super::job::Task;
 use super::*;

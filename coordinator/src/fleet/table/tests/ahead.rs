@@ -1,5 +1,6 @@
 //! Work that is sent before its context.
 
+use super::super::runs::CROWD;
 use super::*;
 
 /// The kinds of an evaluator's orders since they were last looked at.
