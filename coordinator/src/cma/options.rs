@@ -142,16 +142,24 @@ impl Options {
 
     /// The variant, and why: the one that was named, or for [`Variant::Auto`] by this rule. The limited-memory variant
     /// where the full covariance would not fit into `memory`, or where the budget is known (`stopping.maxiter` or
-    /// `maxfevals`) and the full covariance would change by less than a tenth within it; else full.
+    /// `maxfevals`) and the full covariance would change by less than a tenth within it; else full. Learning rates are
+    /// adapted with the separable variant in place of the limited-memory one, where the full one does not fit, and else
+    /// with that.
     pub fn choice(&self) -> Choice {
         let chosen = |variant, why| Choice { variant, why };
         if self.variant != Variant::Auto {
             return chosen(self.variant, "it was named".to_owned());
         }
         let (full, allowed) = (self.bytes(Variant::Full), self.memory);
+        let adapted = self.learning == LearningRates::Adapted;
         if full > allowed {
             let why = format!("a full covariance would take {full} bytes, more than the {allowed} allowed");
-            return chosen(Variant::LimitedMemory, why);
+            return chosen(if adapted { Variant::Separable } else { Variant::LimitedMemory }, why);
+        }
+        if adapted {
+            let why =
+                "a full covariance fits into memory, and the limited-memory variant adapts no learning rates";
+            return chosen(Variant::Full, why.to_owned());
         }
         let Some(generations) = self.generations() else {
             return chosen(Variant::Full, "a full covariance fits into memory".to_owned());
