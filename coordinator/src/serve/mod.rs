@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::client::{KEEPALIVE, MESSAGE};
-use proto::observe::{Pulses, Statuses, follow};
+use proto::observe::{Pulses, Statuses, follow, tell};
 use proto::v1::evaluators_server::EvaluatorsServer;
 use proto::v1::runs_server::RunsServer;
 use thiserror::Error;
@@ -188,6 +188,7 @@ pub async fn serve(
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let (stop, stopping) = watch::channel(false);
     let served = statuses(options.pulses, Some(stopping));
+    let told = tell(&health, &served).await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
@@ -216,7 +217,7 @@ pub async fn serve(
             };
             tokio::select! {
                 () = until_shutdown => {}
-                never = follow(&health, &served) => match never {},
+                never = follow(&health, &served, told) => match never {},
             }
             close.send_replace(true);
             for service in SERVICES {

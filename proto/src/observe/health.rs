@@ -31,17 +31,28 @@ impl fmt::Debug for Statuses {
     }
 }
 
-/// Has the reporter say what is so, for ever.
-pub async fn follow(reporter: &HealthReporter, statuses: &Statuses) -> Infallible {
+/// Has the reporter say what is so now; gives that to [`follow`]. To be done before anybody can ask.
+pub async fn tell(reporter: &HealthReporter, statuses: &Statuses) -> Vec<Status> {
+    let found = (statuses.0)();
+    say(reporter, &found).await;
+    found
+}
+
+/// Has the reporter say what is so, for ever, when it is no longer what has been `told`.
+pub async fn follow(reporter: &HealthReporter, statuses: &Statuses, mut told: Vec<Status>) -> Infallible {
     let mut clock = tokio::time::interval(EVERY);
-    let mut told = Vec::new();
     loop {
         clock.tick().await;
         let found = (statuses.0)();
-        for (service, serves) in found.iter().filter(|status| !told.contains(*status)) {
-            let status = if *serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-            reporter.set_service_status(service, status).await;
-        }
+        let news: Vec<Status> = found.iter().filter(|status| !told.contains(*status)).copied().collect();
+        say(reporter, &news).await;
         told = found;
+    }
+}
+
+async fn say(reporter: &HealthReporter, statuses: &[Status]) {
+    for (service, serves) in statuses {
+        let status = if *serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        reporter.set_service_status(service, status).await;
     }
 }

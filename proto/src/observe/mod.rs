@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tonic::service::Routes;
 
-pub use health::{Status, Statuses, follow};
+pub use health::{Status, Statuses, follow, tell};
 pub use page::{Common, Page, Program};
 pub use pulse::{Beat, Pulses};
 pub use traces::{Span, Traces};
@@ -113,9 +113,10 @@ impl Observatory {
         if let Some(listener) = self.health.take() {
             runtime.spawn(async move {
                 let (reporter, service) = tonic_health::server::health_reporter();
+                let told = tell(&reporter, &statuses).await;
                 tokio::select! {
                     () = port::serve(listener, Routes::new(service)) => {}
-                    never = follow(&reporter, &statuses) => match never {},
+                    never = follow(&reporter, &statuses, told) => match never {},
                 }
             });
         }
