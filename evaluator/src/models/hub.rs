@@ -70,14 +70,13 @@ impl HubError {
     /// Whether another attempt may bring the model: the hub did not answer, or had trouble of its own.
     pub fn may_pass(&self) -> bool {
         let Self::Fetch { source, .. } = self else { return false };
-        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
-        while let Some(reason) = error {
-            if let Some(ureq::Error::StatusCode(400..=407 | 409..=428 | 430..=499)) = reason.downcast_ref() {
-                return false; // it does not know the model, or not this token
-            }
-            error = reason.source();
+        let mut error = source.as_ref();
+        while let ApiError::TooManyRetries(last) = error {
+            error = last;
         }
-        true
+        let ApiError::RequestError(request) = error else { return true };
+        // else it does not know the model, or not this token
+        !matches!(**request, ureq::Error::StatusCode(400..=407 | 409..=428 | 430..=499))
     }
 }
 
