@@ -113,7 +113,7 @@ fn only_so_many_wait_and_a_cancelled_one_makes_room() {
 /// evaluators come back by themselves.
 #[test]
 fn a_coordinator_started_again_goes_on_with_its_runs() {
-    let case = bert().long(40);
+    let case = bert().long(300);
     whole(&case, "whole-1", &["--set", "search.budget=12"]);
     whole(&case, "whole-2", &[]);
     whole(&case, "whole-3", &["--set", "search.seed=8", "--set", "search.budget=60"]);
@@ -122,11 +122,14 @@ fn a_coordinator_started_again_goes_on_with_its_runs() {
     standing.submit(&case, &["--set", "search.budget=12", "--watch"]);
     standing.submit(&case, &[]);
     standing.submit(&case, &["--set", "search.seed=8", "--set", "search.budget=60"]);
-    let reach = |standing: &Standing, generations: usize| {
-        until("generations", || (generations_done(&case.path("run-2")) >= generations).then_some(()));
-        assert_eq!(standing.status(&case, 2)["state"], "running");
+    let go_on = |standing: &Standing| {
+        let before = generations_done(&case.path("run-2"));
+        until("two generations more", || {
+            let runs = standing.status(&case, 2)["state"] == "running";
+            (runs && generations_done(&case.path("run-2")) >= before + 2).then_some(())
+        });
     };
-    reach(&standing, 2);
+    go_on(&standing);
     let second = run(&mut case.zeroth(&["serve", "--listen", "127.0.0.1:0", "--folder", "."]));
     second.expect_refusal(&["another coordinator is at work in this folder", "--folder"]);
     run(&mut case.tune("run-2", &["--resume"]))
@@ -143,7 +146,7 @@ fn a_coordinator_started_again_goes_on_with_its_runs() {
     let standing = Standing::start_at(&case, &address, &["--max-runs", "1"]);
     assert_eq!([1, 3].map(|id| standing.status(&case, id)["state"].clone()), ["done", "queued"]);
     assert_as(&standing, &case, 1, "whole-1");
-    reach(&standing, 4);
+    go_on(&standing);
     standing.process.kill();
     let standing = Standing::start_at(&case, &address, &["--max-runs", "1"]);
     standing.watch(&case, 2).expect(0);
