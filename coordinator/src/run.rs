@@ -210,6 +210,7 @@ pub fn plan(inputs: &Inputs, layers: usize) -> Plan {
             spec::LearningRates::Fixed => cma::LearningRates::Fixed,
             spec::LearningRates::Adapted => cma::LearningRates::Adapted,
         },
+        bounds: spec.search.bounds,
         reevaluate: spec.search.reevaluate,
         budget: spec.search.budget,
         examples: inputs.train.len() as u64,

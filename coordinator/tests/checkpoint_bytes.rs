@@ -24,6 +24,7 @@ fn checkpoint() -> Checkpoint {
         sigma: 0.5,
         covariance: coordinator::cma::Variant::Full,
         learning: coordinator::cma::LearningRates::Fixed,
+        bounds: None,
         reevaluate: false,
         budget: 120,
         examples: 1,

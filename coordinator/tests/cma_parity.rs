@@ -3,7 +3,10 @@
 #![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 use coordinator::cma::{Options, State};
+use given::{Normals, deviation, ellipsoid, norm, rosenbrock};
 use serde::Deserialize;
+
+mod given;
 
 /// Largest deviation borne, relative to the vector's or matrix's largest entry.
 const TOLERANCE: f64 = 1e-9;
@@ -52,39 +55,12 @@ struct Snapshot {
     covariance: Option<Vec<Vec<f64>>>,
 }
 
-/// The script's generator: exact in floating point, so that both sides have the same bits.
-struct Normals(u64);
-
-impl Normals {
-    fn draw(&mut self) -> f64 {
-        let mut uniform = || {
-            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (self.0 >> 32) as f64 / 4294967296.0
-        };
-        (0..12).map(|_| uniform()).sum::<f64>() - 6.0
-    }
-}
-
 fn objective(function: &str) -> fn(&[f64]) -> f64 {
     match function {
-        "ellipsoid" => |x| {
-            let n = (x.len() - 1) as f64;
-            x.iter().enumerate().map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v).sum()
-        },
-        "rosenbrock" => {
-            |x| x.windows(2).map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2)).sum()
-        }
+        "ellipsoid" => ellipsoid,
+        "rosenbrock" => rosenbrock,
         other => panic!("unknown function {other}"),
     }
-}
-
-/// Largest |ours - theirs| over the largest |theirs|.
-fn deviation(ours: &[f64], theirs: &[f64]) -> f64 {
-    assert_eq!(ours.len(), theirs.len());
-    let scale = theirs.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
-    let apart = ours.iter().zip(theirs).fold(0.0, |a: f64, (x, y)| a.max((x - y).abs()));
-    assert!(ours.iter().all(|x| x.is_finite()) && scale > 0.0);
-    apart / scale
 }
 
 fn compare(name: &str, state: &State, golden: &Snapshot) -> f64 {
@@ -92,7 +68,7 @@ fn compare(name: &str, state: &State, golden: &Snapshot) -> f64 {
     let diagonal: Vec<f64> = (0..dim).map(|i| state.covariance(i, i)).collect();
     let column: Vec<f64> = (0..dim).map(|i| state.covariance(i, 0)).collect();
     let square = (0..dim).flat_map(|i| (0..dim).map(move |j| (i, j)));
-    let norm = square.map(|(i, j)| state.covariance(i, j).powi(2)).sum::<f64>().sqrt();
+    let whole: Vec<f64> = square.map(|(i, j)| state.covariance(i, j)).collect();
     let best = state.best().unwrap().1;
     let mut found = vec![
         ("sigma", deviation(&[state.sigma()], &[golden.sigma])),
@@ -101,7 +77,7 @@ fn compare(name: &str, state: &State, golden: &Snapshot) -> f64 {
         ("path_c", deviation(state.path_c(), &golden.path_c)),
         ("diagonal", deviation(&diagonal, &golden.covariance_diagonal)),
         ("column", deviation(&column, &golden.covariance_first_column)),
-        ("norm", deviation(&[norm], &[golden.covariance_norm])),
+        ("norm", deviation(&[norm(&whole)], &[golden.covariance_norm])),
         ("best loss", deviation(&[best], &[golden.best_loss])),
     ];
     if let Some(rows) = &golden.covariance {
@@ -151,7 +127,7 @@ fn follow(name: &str, json: &str) {
     let mut snapshots = golden.snapshots.iter().peekable();
     let mut worst: f64 = 0.0;
     while let Some(next) = snapshots.peek() {
-        let z: Vec<f64> = (0..golden.population * golden.dim).map(|_| normals.draw()).collect();
+        let z = normals.draw(golden.population * golden.dim);
         let candidates = state.ask(&z).unwrap();
         let losses: Vec<f64> = candidates.iter().map(|x| loss(x)).collect();
         state.tell(&candidates, &losses).unwrap();

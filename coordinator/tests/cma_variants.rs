@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 
 use coordinator::cma::{Bounds, Options, State, Stopping, Variant};
+use given::{Normals, deviation, ellipsoid, norm, rosenbrock};
 use serde::Deserialize;
+
+mod given;
 
 /// Largest deviation borne, relative to the vector's norm.
 const TOLERANCE: f64 = 1e-9;
@@ -56,43 +59,12 @@ struct Stop {
     reasons: Vec<String>,
 }
 
-/// The script's generator: exact in floating point, so that both sides have the same bits.
-struct Normals(u64);
-
-impl Normals {
-    fn draw(&mut self, count: usize) -> Vec<f64> {
-        let mut uniform = || {
-            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (self.0 >> 32) as f64 / 4294967296.0
-        };
-        (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f64>() - 6.0).collect()
-    }
-}
-
-fn ellipsoid(x: &[f64]) -> f64 {
-    let n = (x.len() - 1) as f64;
-    x.iter().enumerate().map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v).sum()
-}
-
-fn norm(values: &[f64]) -> f64 {
-    values.iter().map(|v| v * v).sum::<f64>().sqrt()
-}
-
 fn digest(values: &[f64]) -> Vec<f64> {
     let mut at = vec![0, 1, values.len() / 2, values.len() - 1];
     at.dedup();
     let mut found = vec![norm(values)];
     found.extend(at.into_iter().map(|i| values[i]));
     found
-}
-
-/// Largest |ours - theirs| over the largest |theirs|.
-fn deviation(ours: &[f64], theirs: &[f64]) -> f64 {
-    assert_eq!(ours.len(), theirs.len());
-    let scale = theirs.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
-    let apart = ours.iter().zip(theirs).fold(0.0, |a: f64, (x, y)| a.max((x - y).abs()));
-    assert!(ours.iter().all(|x| x.is_finite()));
-    if apart == 0.0 { 0.0 } else { apart / scale }
 }
 
 fn compare(state: &State, golden: &Snapshot) -> Vec<(&'static str, f64)> {
@@ -202,9 +174,7 @@ fn stops_when_and_why_pycma_stops() {
         }
         let loss: fn(&[f64]) -> f64 = match case.function.as_str() {
             "ellipsoid" => ellipsoid,
-            "rosenbrock" => {
-                |x| x.windows(2).map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2)).sum()
-            }
+            "rosenbrock" => rosenbrock,
             "flat" => |_| 1.0,
             "linear" => |x| x.iter().sum(),
             other => panic!("unknown function {other}"),

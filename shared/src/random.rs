@@ -12,12 +12,16 @@
 //! - normals `2i` and `2i + 1` are Box and Muller's pair of numbers `2i` and `2i + 1`:
 //!   `sqrt(-2 ln((b + 1) / 2^53))` times the cosine and the sine of `2 pi b' / 2^53`.
 //!
-//! Logarithm, sine and cosine are `libm`'s in f64: the standard library's differ between platforms.
+//! Logarithm, sine and cosine are `libm`'s in f64: the standard library's differ between platforms. `pairs.rs` works them
+//! out for many numbers at once.
 
-use std::f64::consts::TAU;
+mod pairs;
 
+use pulp::Arch;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use pairs::PAIRS;
 
 /// The name of the scheme above; it changes whenever any number would.
 pub const SCHEME: &str = "chacha8-boxmuller-1";
@@ -77,19 +81,21 @@ impl Stream {
     /// `make` of each standard normal number.
     pub(crate) fn normals<T>(&self, first: u64, out: &mut [T], make: impl Fn(f64) -> T) {
         let mut generator = self.generator(2 * u128::from(first & !1));
-        let mut out = out.iter_mut();
-        if first & 1 == 1 {
-            // Starts inside a pair.
-            if let Some(value) = out.next() {
-                *value = make(pair(&mut generator).1);
+        let (mut bytes, mut words, mut made) = ([0; 16 * PAIRS], [0; 2 * PAIRS], [0.0; 2 * PAIRS]);
+        let arch = Arch::new();
+        let mut skipped = (first & 1) as usize; // it may start inside a pair
+        let mut rest = out;
+        while !rest.is_empty() {
+            let count = rest.len().min(2 * PAIRS - skipped);
+            let wanted = (skipped + count).div_ceil(2);
+            generator.fill_bytes(&mut bytes[..16 * wanted]);
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+                *word = u64::from_le_bytes(*bytes);
             }
-        }
-        while let Some(value) = out.next() {
-            let (cosine, sine) = pair(&mut generator);
-            *value = make(cosine);
-            if let Some(value) = out.next() {
-                *value = make(sine);
-            }
+            pairs::make(arch, &words, &mut made);
+            let (now, later) = rest.split_at_mut(count);
+            now.iter_mut().zip(&made[skipped..]).for_each(|(value, normal)| *value = make(*normal));
+            (rest, skipped) = (later, 0);
         }
     }
 
@@ -110,19 +116,9 @@ impl Stream {
 const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
 
 /// In `[0, 1)`.
+#[inline(always)] // into loops of any vectors' width
 fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 * STEP
-}
-
-/// Box and Muller's two independent standard normals.
-fn pair(generator: &mut ChaCha8Rng) -> (f64, f64) {
-    // In (0, 1]: the logarithm of zero never happens.
-    let distance = fraction(generator.next_u64()) + STEP;
-    let angle = TAU * fraction(generator.next_u64());
-    // IEEE 754 fixes the square root: the standard library's is the same everywhere.
-    let radius = (-2.0 * libm::log(distance)).sqrt();
-    let (sine, cosine) = libm::sincos(angle);
-    (radius * cosine, radius * sine)
 }
 
 #[cfg(test)]

@@ -84,6 +84,11 @@ impl<T> Derived<T> {
     pub(super) fn get(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         self.0.get_or_init(make).as_ref()
     }
+
+    /// If somebody has asked already.
+    pub(super) fn known(&self) -> Option<&T> {
+        self.0.get()?.as_ref()
+    }
 }
 
 impl<T> Default for Derived<T> {

@@ -4,28 +4,24 @@
 //! A factor takes a tenth of a decomposition's time. What does ask for B and D, C = B D^2 B^T, gets them worked out from
 //! L when it asks: stop criteria, and p_sigma's `C^(-1/2) y` where Lanczos' method does not converge.
 //!
-//! Work on many vectors is cut into parts by sizes alone and each part is one thread's: the number of threads changes no
-//! bit.
+//! Work on many vectors is cut into parts (`parts.rs`): the number of threads changes no bit.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::prelude::{Reborrow, ReborrowMut};
 use faer::{Accum, MatMut, MatRef, Par};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::axes::{Axes, Derived};
-use super::lanczos;
+use super::parts::{MOVED, PART, in_parts, of_parts};
+use super::{lanczos, lower_triangle};
 
 /// Doublings of the smallest variance that a failed decomposition tries before it gives up.
 const REPAIRS: usize = 64;
-/// Columns of a part.
-const PART: usize = 64;
-/// Multiplications from which on parts are spread over threads.
-const SPREAD_FROM: usize = 1 << 22;
 /// Variables from which on Lanczos' method is tried, and its steps: as many as take a decomposition's time or less.
 const LANCZOS_FROM: usize = 100;
 const LANCZOS_STEPS: usize = 64;
@@ -33,6 +29,8 @@ const LANCZOS_STEPS: usize = 64;
 /// which C is no longer positive but by chance.
 const LANCZOS_CONDITION: f64 = 1e3;
 const WORST_CONDITION: f64 = 1e16;
+/// A condition below which no rounding of a decomposition matters to its result's size.
+const PLAIN_CONDITION: f64 = 1e10;
 
 /// A full covariance matrix. All matrices are column-major, `[dim * dim]`; of C and L only the lower triangle is meant,
 /// the rest is 0 and stays 0.
@@ -53,6 +51,9 @@ pub(super) struct Covariance {
     /// B and D of `L L^T`, a function of L alone.
     #[serde(skip)]
     axes: Derived<Axes>,
+    /// What is known of D without them.
+    #[serde(skip)]
+    within: Derived<(f64, f64)>,
 }
 
 impl Covariance {
@@ -65,7 +66,16 @@ impl Covariance {
             *c = (slope * i as f64).exp();
         }
         let factor = matrix.iter().map(|c| c.sqrt()).collect();
-        Covariance { dim, matrix, factor, updates: 0, decomposed_at: 0, repairs: 0, axes: Derived::default() }
+        Covariance {
+            dim,
+            matrix,
+            factor,
+            updates: 0,
+            decomposed_at: 0,
+            repairs: 0,
+            axes: Derived::default(),
+            within: Derived::default(),
+        }
     }
 
     /// Whether every array has the length that `dim` asks for; false only for bytes that we did not write.
@@ -114,6 +124,17 @@ impl Covariance {
         self.axes().map_or(&[], Axes::lengths)
     }
 
+    /// Two numbers that all of D lies between, where that is seen without working B and D out: a tenth of their work. `None`
+    /// where they are not far less than [`PLAIN_CONDITION`] apart.
+    pub(super) fn lengths_within(&self) -> Option<(f64, f64)> {
+        if let Some(axes) = self.axes.known() {
+            return Some((*axes.lengths().first()?, *axes.lengths().last()?));
+        }
+        self.within
+            .get(|| bounds_of_lengths(self.factor(), condition_at_least(&self.factor, self.dim)))
+            .copied()
+    }
+
     /// Axis i (taken modulo `dim`) of the C that L was made from, times its standard deviation, `[dim]`.
     pub(super) fn scaled_axis(&self, i: u64) -> impl Iterator<Item = f64> + '_ {
         self.axes().into_iter().flat_map(move |axes| axes.scaled((i % self.dim as u64) as usize))
@@ -129,7 +150,7 @@ impl Covariance {
         for _ in 0..REPAIRS {
             if let Some(factor) = self.decompose() {
                 self.factor = factor;
-                self.axes = Derived::default();
+                (self.axes, self.within) = (Derived::default(), Derived::default());
                 self.decomposed_at = self.updates;
                 self.repairs += u64::from(least.is_some());
                 return Some(());
@@ -170,23 +191,19 @@ impl Covariance {
 
     /// Steps `L z ~ N(0, C)`, one for each standard normal vector; `vectors`: `[count * dim]`, one after the other.
     pub(super) fn stretch(&self, vectors: &[f64]) -> Vec<f64> {
-        let n = self.dim;
+        let (n, count) = (self.dim, vectors.len() / self.dim);
         let mut steps = vec![0.0; vectors.len()];
-        in_parts(&mut steps, PART * n, n * vectors.len(), |part, steps| {
-            let count = steps.len() / n;
-            let from = vectors.get(part * PART * n..).unwrap_or_default();
-            triangular::matmul(
-                MatMut::from_column_major_slice_mut(steps, n, count),
-                BlockStructure::Rectangular,
-                Accum::Replace,
-                self.factor(),
-                BlockStructure::TriangularLower,
-                MatRef::from_column_major_slice(from.get(..count * n).unwrap_or_default(), n, count),
-                BlockStructure::Rectangular,
-                1.0,
-                Par::Seq,
-            );
-        });
+        triangular::matmul(
+            MatMut::from_column_major_slice_mut(&mut steps, n, count),
+            BlockStructure::Rectangular,
+            Accum::Replace,
+            self.factor(),
+            BlockStructure::TriangularLower,
+            MatRef::from_column_major_slice(vectors, n, count),
+            BlockStructure::Rectangular,
+            1.0,
+            Par::Seq,
+        );
         steps
     }
 
@@ -203,22 +220,25 @@ impl Covariance {
     /// `||C^(-1/2) y|| = ||L^-1 y||` for each vector: the two differ by a rotation, which changes no length.
     pub(super) fn mahalanobis(&self, vectors: &[f64]) -> Vec<f64> {
         let n = self.dim;
-        let mut white = vectors.to_vec();
-        in_parts(&mut white, PART * n, n * vectors.len(), |_, white| {
-            let count = white.len() / n;
-            let white = MatMut::from_column_major_slice_mut(white, n, count);
-            solve_lower_triangular_in_place(self.factor(), white, Par::Seq);
-        });
-        white.chunks_exact(n).map(|row| row.iter().map(|v| v * v).sum::<f64>().sqrt()).collect()
+        of_parts(vectors, n, n * vectors.len(), |vectors| {
+            let mut white = vectors.to_vec();
+            let count = vectors.len() / n;
+            let columns = MatMut::from_column_major_slice_mut(&mut white, n, count);
+            solve_lower_triangular_in_place(self.factor(), columns, Par::Seq);
+            white.chunks_exact(n).map(|row| row.iter().map(|v| v * v).sum::<f64>().sqrt()).collect()
+        })
     }
 
     /// `C <- keep * C + sum_k w_k v_k v_k^T` (eq. 47); lower triangle only, O(n^2) a vector.
     pub(super) fn update(&mut self, keep: f64, weights: &[f64], vectors: &[f64]) {
         let (n, count) = (self.dim, vectors.len() / self.dim);
-        let mut weighted = vectors.to_vec();
-        for (row, w) in weighted.chunks_exact_mut(n).zip(weights) {
-            row.iter_mut().for_each(|v| *v *= w);
-        }
+        let mut weighted = vec![0.0; vectors.len()];
+        in_parts(&mut weighted, PART * n, MOVED * vectors.len(), |part, rows| {
+            let from = vectors.chunks_exact(n).zip(weights).skip(part * PART);
+            for (row, (vector, w)) in rows.chunks_exact_mut(n).zip(from) {
+                row.iter_mut().zip(vector).for_each(|(weighted, v)| *weighted = v * w);
+            }
+        });
         let (left, right) = (
             MatRef::from_column_major_slice(&weighted, n, count),
             MatRef::from_column_major_slice(vectors, n, count),
@@ -288,6 +308,19 @@ impl Covariance {
     }
 }
 
+/// Bounds of the singular values of L: by the norms of it and of its inverse.
+fn bounds_of_lengths(factor: MatRef<'_, f64>, condition: f64) -> Option<(f64, f64)> {
+    let n = factor.nrows();
+    if condition > PLAIN_CONDITION {
+        return None;
+    }
+    let mut inverse = vec![0.0; n * n];
+    let into = MatMut::from_column_major_slice_mut(&mut inverse, n, n);
+    invert_lower_triangular(into, factor, Par::Seq);
+    let (least, most) = (1.0 / inverse.iter().map(|l| l * l).sum::<f64>().sqrt(), factor.norm_l2());
+    ((most / least).powi(2) < PLAIN_CONDITION).then_some((least, most))
+}
+
 /// A bound from below for `L L^T`'s condition number.
 fn condition_at_least(factor: &[f64], dim: usize) -> f64 {
     let diagonal = || factor.iter().step_by(dim + 1);
@@ -296,87 +329,18 @@ fn condition_at_least(factor: &[f64], dim: usize) -> f64 {
     (most / least).powi(2)
 }
 
-/// `work` on every part of `size` numbers, on several threads where there is enough to do.
-fn in_parts(
-    whole: &mut [f64],
-    size: usize,
-    multiplications: usize,
-    work: impl Fn(usize, &mut [f64]) + Sync + Send,
-) {
-    if multiplications < SPREAD_FROM {
-        whole.chunks_mut(size).enumerate().for_each(|(part, numbers)| work(part, numbers));
-    } else {
-        whole.par_chunks_mut(size).enumerate().for_each(|(part, numbers)| work(part, numbers));
-    }
-}
-
-/// Writes a symmetric matrix as its lower triangle, column after column: half the bytes of a checkpoint.
-mod lower_triangle {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(matrix: &[f64], to: S) -> Result<S::Ok, S::Error> {
-        let n = matrix.len().isqrt();
-        let columns = matrix.chunks_exact(n.max(1)).enumerate();
-        let packed: Vec<f64> = columns.flat_map(|(j, column)| column.iter().skip(j).copied()).collect();
-        packed.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f64>, D::Error> {
-        let packed = Vec::<f64>::deserialize(from)?;
-        let n = (2 * packed.len()).isqrt(); // n (n + 1) / 2 entries
-        if n == 0 || n > super::super::MAX_DIM || n * (n + 1) / 2 != packed.len() {
-            return Err(D::Error::custom(format!("{} entries are no triangle of a matrix", packed.len())));
-        }
-        let mut matrix = vec![0.0; n * n];
-        let mut entries = packed.into_iter();
-        for (j, column) in matrix.chunks_exact_mut(n).enumerate() {
-            column.iter_mut().skip(j).zip(entries.by_ref()).for_each(|(c, entry)| *c = entry);
-        }
-        Ok(matrix)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use shared::random::{Domain, Stream};
 
     use super::*;
 
-    const DIM: usize = 200; // parts of 64, the last one smaller
+    const DIM: usize = 200;
 
     fn vectors(count: usize, index: u64) -> Vec<f64> {
         let mut numbers = vec![0.0; count * DIM];
         Stream::new(1, Domain::Sample, index).fill_normals(0, &mut numbers);
         numbers
-    }
-
-    /// All that is computed in a few generations.
-    fn searched() -> Vec<f64> {
-        let (mut covariance, mut found) = (Covariance::new(DIM), Vec::new());
-        for generation in 0..3 {
-            let steps = covariance.stretch(&vectors(300, generation));
-            found.extend(covariance.mahalanobis(&steps));
-            found.extend(covariance.whiten(&steps[..DIM]));
-            covariance.update(0.7, &[1e-3; 300], &steps);
-            covariance.refresh(1.0).unwrap();
-            found.extend(steps);
-        }
-        found.extend(&covariance.matrix);
-        found.extend(covariance.lengths());
-        found
-    }
-
-    #[test]
-    fn threads_change_no_bit() {
-        let on = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(searched).iter().map(|x| x.to_bits()).collect::<Vec<u64>>()
-        };
-        let alone = on(1);
-        for threads in [2, 3, 7] {
-            assert!(on(threads) == alone, "{threads} threads");
-        }
     }
 
     /// By Lanczos' method, by B and D, and what a step was drawn from: all have the same length, the first two are equal.
@@ -395,5 +359,26 @@ mod tests {
         assert!(norm(&apart) < 1e-12 * norm(&normal), "{}", norm(&apart));
         assert!((norm(&quickly) / norm(&normal) - 1.0).abs() < 1e-12);
         assert!((covariance.mahalanobis(&step)[0] / norm(&normal) - 1.0).abs() < 1e-12);
+    }
+
+    /// What is known of the axes' lengths without them holds for them, and nothing is said where C is badly conditioned.
+    #[test]
+    fn lengths_lie_within() {
+        let mut covariance = Covariance::new(DIM);
+        assert!(covariance.lengths_within().is_some());
+        for generation in 0..4 {
+            covariance.update(0.6, &[3e-3; 300], &vectors(300, generation));
+            covariance.refresh(1.0).unwrap();
+            let (least, most) = covariance.lengths_within().unwrap();
+            assert!(covariance.axes.known().is_none());
+            let lengths = covariance.lengths();
+            assert!(lengths.iter().all(|d| least < *d && *d < most), "{least} {most} {lengths:?}");
+            assert!(most / least < DIM as f64 * lengths[DIM - 1] / lengths[0]);
+            assert_eq!(covariance.lengths_within(), Some((lengths[0], lengths[DIM - 1])));
+        }
+        let long: Vec<f64> = (0..DIM).map(|i| if i < 2 { 1e6 } else { 0.0 }).collect();
+        covariance.update(1.0, &[1.0], &long);
+        covariance.refresh(1.0).unwrap();
+        assert_eq!(covariance.lengths_within(), None);
     }
 }

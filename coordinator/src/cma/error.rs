@@ -129,5 +129,10 @@ pub(super) fn length(what: &'static str, found: usize, wanted: usize) -> Result<
 
 /// An error unless all are finite.
 pub(super) fn finite(what: &'static str, values: &[f64]) -> Result<(), Error> {
-    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(Error::NotFinite(what)) }
+    if all_finite(values) { Ok(()) } else { Err(Error::NotFinite(what)) }
+}
+
+/// Looks at all of them, in vectors: hardly ever is one to be found.
+pub(super) fn all_finite(values: &[f64]) -> bool {
+    values.iter().fold(true, |all, v| all & v.is_finite())
 }

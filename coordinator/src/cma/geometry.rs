@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::covariance::Covariance;
 use super::limited::Directions;
 use super::params::Params;
+use super::parts::{MOVED, of_parts};
 use super::{Options, Variant};
 
 /// Exponent of a scale's change in one generation, at most; only candidates that were put in from far away reach it.
@@ -78,8 +79,18 @@ impl Geometry {
         matches!(self.model, Model::Identity)
     }
 
+    /// Candidates, each from as many standard normal numbers as it has variables.
+    pub(super) fn candidates(&self, normals: &[f64], mean: &[f64], sigma: f64) -> Vec<Vec<f64>> {
+        let each = if self.is_diagonal() { MOVED } else { self.dim.max(MOVED) };
+        of_parts(normals, self.dim, each * normals.len(), |normals| {
+            let steps = self.steps(normals); // ~ N(0, C) (eq. 39, with C's Cholesky factor)
+            let around = |y: &[f64]| mean.iter().zip(y).map(|(m, y)| m + sigma * y).collect();
+            steps.chunks_exact(self.dim).map(around).collect() // ~ N(m, sigma^2 C) (eq. 40)
+        })
+    }
+
     /// Steps, `[count * dim]`, from as many standard normal numbers.
-    pub(super) fn steps(&self, normals: &[f64]) -> Vec<f64> {
+    fn steps(&self, normals: &[f64]) -> Vec<f64> {
         let mut steps = match &self.model {
             Model::Identity => normals.to_vec(),
             Model::Full(covariance) => covariance.stretch(normals),
@@ -179,6 +190,14 @@ impl Geometry {
                 (lengths.first().copied().unwrap_or(1.0), lengths.last().copied().unwrap_or(1.0))
             }
             Model::Identity | Model::Limited(_) => (1.0, 1.0),
+        }
+    }
+
+    /// Two lengths that all principal axes' lie between, as in [`Geometry::extremes`], where that is seen with little work.
+    pub(super) fn extremes_within(&self) -> Option<(f64, f64)> {
+        match &self.model {
+            Model::Full(covariance) => covariance.lengths_within(),
+            Model::Identity | Model::Limited(_) => Some((1.0, 1.0)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Walls;
-use super::error::{finite, length};
+use super::error::{all_finite, finite, length};
 use super::geometry::{Geometry, Model};
 use super::learning::Signals;
 use super::params::Params;
@@ -139,13 +139,9 @@ impl State {
         if let Model::Full(covariance) = self.geometry.model_mut() {
             covariance.refresh(lazy_gap).ok_or(Error::Decomposition { generation: self.generation })?;
         }
-        let steps = self.geometry.steps(normals); // ~ N(0, C) (eq. 39, with C's Cholesky factor)
-        let mut candidates: Vec<Vec<f64>> = steps
-            .chunks_exact(dim)
-            .map(|y| self.mean.iter().zip(y).map(|(m, y)| m + self.sigma * y).collect()) // ~ N(m, sigma^2 C) (eq. 40)
-            .collect();
+        let mut candidates = self.geometry.candidates(normals, &self.mean, self.sigma);
         let placed = self.place_injected(normals, &mut candidates);
-        let finite = candidates.iter().flatten().all(|x| x.is_finite());
+        let finite = candidates.iter().all(|x| all_finite(x));
         self.or_diverged("a candidate", finite)?;
         (self.asked, self.placed) = (true, placed);
         Ok(match &mut self.bounded {
@@ -316,7 +312,7 @@ impl State {
             sigma_start: self.sigma_start,
             path_c: &self.path_c,
             geometry: &self.geometry,
-            axis: self.geometry.axis(self.generation),
+            generation: self.generation,
         };
         let best = self.best.as_ref().map(|best| best.loss);
         let mut reasons = self.history.reasons(best, self.evaluations());

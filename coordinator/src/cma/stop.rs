@@ -318,8 +318,8 @@ pub(super) struct Distribution<'a> {
     pub(super) sigma_start: f64,
     pub(super) path_c: &'a [f64],
     pub(super) geometry: &'a Geometry,
-    /// One principal axis times its standard deviation, `[dim]`, where there are any.
-    pub(super) axis: Option<Vec<f64>>,
+    /// Completed generations.
+    pub(super) generation: u64,
 }
 
 impl Distribution<'_> {
@@ -327,7 +327,6 @@ impl Distribution<'_> {
     pub(super) fn reasons(&self, stopping: &Stopping) -> Vec<StopReason> {
         let (sigma, geometry) = (self.sigma, self.geometry);
         let deviations = geometry.deviations();
-        let (shortest, longest) = geometry.extremes();
         let stds = || deviations.iter().map(|d| sigma * d);
         let unmoved = |(m, step): (&f64, f64)| *m == *m + step;
         let tiny = |(at, p): (usize, &f64)| sigma * (geometry.scale(at) * p.abs()) < stopping.tolx;
@@ -340,16 +339,36 @@ impl Distribution<'_> {
             StopReason::TolFacUpX,
             stds().enumerate().any(|(at, s)| s > first(at) * stopping.tolfacupx && stopping.tolfacupx > 0.0),
         );
-        let creeping = sigma / longest > self.sigma_start * stopping.tolupsigma;
-        add(StopReason::TolUpSigma, creeping && stopping.tolupsigma > 0.0);
-        let crooked = longest > stopping.tolconditioncov.sqrt() * shortest;
-        add(StopReason::TolConditionCov, crooked && stopping.tolconditioncov > 0.0);
-        let axis = self.axis.as_ref();
-        add(
-            StopReason::NoEffectAxis,
-            axis.is_some_and(|axis| self.mean.iter().zip(axis.iter().map(|a| 0.1 * sigma * a)).all(unmoved)),
-        );
         add(StopReason::NoEffectCoord, self.mean.iter().zip(stds().map(|s| 0.2 * s)).any(unmoved));
+        if !self.is_plain(stopping) {
+            let (shortest, longest) = geometry.extremes();
+            let creeping = sigma / longest > self.sigma_start * stopping.tolupsigma;
+            add(StopReason::TolUpSigma, creeping && stopping.tolupsigma > 0.0);
+            let crooked = longest > stopping.tolconditioncov.sqrt() * shortest;
+            add(StopReason::TolConditionCov, crooked && stopping.tolconditioncov > 0.0);
+            let still =
+                |axis: Vec<f64>| self.mean.iter().zip(axis.iter().map(|a| 0.1 * sigma * a)).all(unmoved);
+            add(StopReason::NoEffectAxis, geometry.axis(self.generation).is_some_and(still));
+        }
         found
+    }
+
+    /// Whether none of the reasons that lie in C's principal axes can hold, as far as bounds of the axes' lengths tell.
+    fn is_plain(&self, stopping: &Stopping) -> bool {
+        let Some((shortest, longest)) = self.geometry.extremes_within() else {
+            return false;
+        };
+        let creeping = self.sigma / shortest > self.sigma_start * stopping.tolupsigma;
+        let crooked = longest > stopping.tolconditioncov.sqrt() * shortest;
+        // an axis has an entry of this size at least in some coordinate; half of it, for what rounding may take
+        let entry = shortest / (self.mean.len() as f64).sqrt() / 2.0;
+        let moves = |(at, m): (usize, &f64)| {
+            let step = 0.1 * self.sigma * self.geometry.scale(at) * entry;
+            *m != *m + step && *m != *m - step
+        };
+        let plain = |tolerance: f64, holds: bool| !holds || tolerance == 0.0;
+        plain(stopping.tolupsigma, creeping)
+            && plain(stopping.tolconditioncov, crooked)
+            && self.mean.iter().enumerate().all(moves)
     }
 }

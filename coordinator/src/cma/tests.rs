@@ -1,36 +1,15 @@
 //! The optimiser as its user meets it: it converges, resumes without a trace, and refuses misuse.
 
-use super::covariance::Covariance;
-use super::{Error, Options, State, StopReason};
+use given::{Normals, ellipsoid, rosenbrock, sphere};
 
+use super::covariance::Covariance;
+use super::{Error, Options, State, StopReason, Variant};
+
+#[path = "../../tests/given/mod.rs"]
+mod given;
 mod options;
 mod restarts;
 mod variants;
-
-struct Normals(u64);
-
-impl Normals {
-    fn draw(&mut self, count: usize) -> Vec<f64> {
-        let mut uniform = || {
-            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (self.0 >> 32) as f64 / 4294967296.0
-        };
-        (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f64>() - 6.0).collect()
-    }
-}
-
-fn sphere(x: &[f64]) -> f64 {
-    x.iter().map(|v| v * v).sum()
-}
-
-fn ellipsoid(x: &[f64]) -> f64 {
-    let n = (x.len() - 1) as f64;
-    x.iter().enumerate().map(|(i, v)| 10f64.powf(6.0 * i as f64 / n) * v * v).sum()
-}
-
-fn rosenbrock(x: &[f64]) -> f64 {
-    x.windows(2).map(|w| 100.0 * (w[0] * w[0] - w[1]).powi(2) + (w[0] - 1.0).powi(2)).sum()
-}
 
 fn started(dim: usize, at: f64, sigma: f64) -> State {
     State::new(&Options { mean: Some(vec![at; dim]), ..Options::new(dim, sigma) }).unwrap()
@@ -87,6 +66,28 @@ fn resumes_bit_for_bit() {
         }
         let bytes = |state| bincode::serde::encode_to_vec(state, config).unwrap();
         assert_eq!(bytes(&whole), bytes(&read)); // == would call NaN unequal and -0 equal
+    }
+}
+
+/// Sizes at which all that may be spread over threads is, with parts of 64 of which the last one is smaller.
+#[test]
+fn threads_change_no_bit() {
+    let searched = |variant: Variant| {
+        let (dim, population) = (200, 340);
+        let options = Options { population: Some(population), variant, ..Options::new(dim, 0.5) };
+        let (mut state, mut normals) = (State::new(&options).unwrap(), Normals(5));
+        (0..3).for_each(|_| step(&mut state, &mut normals, ellipsoid));
+        bincode::serde::encode_to_vec(&state, bincode::config::standard()).unwrap()
+    };
+    let on = |threads, variant| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| searched(variant))
+    };
+    for variant in [Variant::Full, Variant::Separable, Variant::LimitedMemory] {
+        let alone = on(1, variant);
+        for threads in [2, 3, 7] {
+            assert!(on(threads, variant) == alone, "{variant} on {threads} threads");
+        }
     }
 }
 

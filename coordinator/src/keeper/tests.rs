@@ -23,6 +23,7 @@ fn plan() -> Plan {
         sigma: 1.0,
         covariance: crate::cma::Variant::Full,
         learning: crate::cma::LearningRates::Fixed,
+        bounds: None,
         reevaluate: false,
         budget: 8,
         examples: 1,

@@ -42,6 +42,8 @@ pub struct Plan {
     pub covariance: cma::Variant,
     /// How fast mean and covariance move.
     pub learning: cma::LearningRates,
+    /// What no entry of a `z` leaves: lower and upper bound.
+    pub bounds: Option<[f64; 2]>,
     /// Whether a layer's best point is evaluated again with each of its generations.
     pub reevaluate: bool,
     /// Calls that may be spent; a generation begins only where it is covered whole.
@@ -74,6 +76,7 @@ impl Plan {
             population: Some(self.population),
             variant: self.covariance,
             learning: self.learning,
+            bounds: self.bounds.map(|[lower, upper]| cma::Bounds { lower: vec![lower], upper: vec![upper] }),
             ..cma::Options::new(self.dim, self.sigma)
         };
         // the budget ends a search, not a layer's optimiser: it counts for the choice alone

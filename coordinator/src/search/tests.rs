@@ -11,6 +11,7 @@ fn plan() -> Plan {
         sigma: 0.5,
         covariance: crate::cma::Variant::Full,
         learning: crate::cma::LearningRates::Fixed,
+        bounds: None,
         reevaluate: false,
         budget: 6 * 20,
         examples: 1,
@@ -202,6 +203,23 @@ fn every_variant_searches() {
             let distance: f32 = z.iter().map(|x| (x - 1.0).powi(2)).sum();
             assert!(distance < 4.0, "{covariance}: started 5 away from the optimum, now {distance}");
         }
+    }
+}
+
+/// The optimum lies beyond them: all that is evaluated keeps within, and comes to lie near the bound.
+#[test]
+fn nothing_leaves_the_bounds() {
+    for incumbent in [Incumbent::Best, Incumbent::Mean] {
+        let plan = Plan { bounds: Some([-0.25, 0.5]), incumbent, budget: 6 * 3 * 60, ..plan() };
+        let mut search = Search::new(&plan).unwrap();
+        while let Some(proposal) = drawn(&mut search, &plan, 0) {
+            let candidates = proposal.candidates();
+            let Accepted { telling, .. } = accepted(&mut search, &plan, proposal);
+            search.told(telling.tell().unwrap());
+            let all = candidates.iter().chain(search.context().zs()).flatten();
+            assert!(all.into_iter().all(|x| (-0.25..=0.5).contains(x)));
+        }
+        assert!(search.context().zs().iter().flatten().all(|&x| x > 0.4), "{:?}", search.context().zs());
     }
 }
 

@@ -192,10 +192,34 @@ impl RunFile {
             dev_every: self.positive("search.dev_every")? as u64,
             covariance,
             learning_rates: self.name("search.learning_rates")?,
+            bounds: self.bounds()?,
             reevaluate: self.truth("search.reevaluate")?,
             racing: self.truth("search.racing")?,
             deadline: self.deadline()?,
         })
+    }
+
+    /// A layer's search begins at 0, which must lie between them.
+    fn bounds(&self) -> Result<Option<[f64; 2]>, SpecError> {
+        let key = "search.bounds";
+        let Some(typed) = self.keys.get(key) else { return Ok(None) };
+        let list = typed.value.as_array().map(|list| list.iter().map(number).collect());
+        let Some(Some([lower, upper])) = list.map(|list: Vec<Option<f64>>| <[_; 2]>::try_from(list).ok())
+        else {
+            return Err(
+                self.wrong(key, format!("two numbers are expected, as [-5.0, 5.0], not {}", typed.value))
+            );
+        };
+        match (lower, upper) {
+            (Some(lower), Some(upper)) if lower < 0.0 && 0.0 < upper => Ok(Some([lower, upper])),
+            _ => {
+                let reason = format!(
+                    "a finite number below 0 and one above 0 are expected, where the search begins, not {}",
+                    typed.value
+                );
+                Err(self.wrong(key, reason))
+            }
+        }
     }
 
     fn deadline(&self) -> Result<Option<f64>, SpecError> {
@@ -241,6 +265,10 @@ impl RunFile {
         if search.learning_rates == LearningRates::Adapted && !adaptable {
             let reason = "learning rates are adapted with covariance = \"full\" or \"separable\" alone";
             return Err(self.wrong("search.learning_rates", reason.to_owned()));
+        }
+        if search.learning_rates == LearningRates::Adapted && search.bounds.is_some() {
+            let reason = "learning rates are adapted without search.bounds alone; leave one of the two out";
+            return Err(self.wrong("search.bounds", reason.to_owned()));
         }
         match spec.model.read_out {
             other @ (ReadOut::MaskedLm | ReadOut::Seq2Seq) if !mask => {
@@ -377,8 +405,7 @@ impl RunFile {
 
     fn above_zero(&self, key: &'static str) -> Result<f64, SpecError> {
         let value = self.value(key)?;
-        let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
-        let number = number.filter(|number| number.is_finite() && *number > 0.0);
+        let number = number(&value).filter(|number| *number > 0.0);
         number.ok_or_else(|| self.wrong(key, format!("a number above 0 is expected, not {value}")))
     }
 
@@ -398,6 +425,12 @@ impl RunFile {
             self.keys.get(key).map_or_else(|| self.path.display().to_string(), |typed| typed.place.clone());
         SpecError::Value { place, key: key.to_owned(), reason }
     }
+}
+
+/// A finite number, with a point or without.
+fn number(value: &Value) -> Option<f64> {
+    let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
+    number.filter(|number| number.is_finite())
 }
 
 /// A value as it would stand behind an option of a command.

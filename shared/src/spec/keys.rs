@@ -115,6 +115,11 @@ pub const KEYS: &[Key] = &[
         "how fast mean and covariance move: `fixed`, or `adapted` to the noise of the losses (`full` and `separable` only)",
     ),
     key(
+        "search.bounds",
+        "none",
+        "`[lower, upper]`: numbers below and above 0 that no entry of a layer's `z` leaves; fixed learning rates only; see [the optimiser](cma.md#options)",
+    ),
+    key(
         "search.reevaluate",
         "false",
         "whether a layer's best point is evaluated again with each of its generations, in place of a candidate: its old loss is of an older context",

@@ -268,6 +268,9 @@ pub struct SearchSpec {
     /// How fast mean and covariance move.
     #[serde(default = "fixed", skip_serializing_if = "is_fixed")]
     pub learning_rates: LearningRates,
+    /// What no entry of a layer's `z` leaves: lower and upper bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<[f64; 2]>,
     /// Whether a layer's incumbent is evaluated again with each of its generations.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reevaluate: bool,

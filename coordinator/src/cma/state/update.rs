@@ -6,6 +6,7 @@ use super::{Ranked, State, partly};
 use crate::cma::Error;
 use crate::cma::geometry::Model;
 use crate::cma::params::Rates;
+use crate::cma::parts::{MOVED, PART, in_parts};
 
 /// Mean, step size and covariance before a generation was learnt, for adapted learning rates.
 struct Before {
@@ -104,18 +105,27 @@ impl State {
         }));
         let keep = 1.0 - rates.iter().sum::<f64>();
 
-        let mut vectors = Vec::with_capacity((ranked.len() + 1) * dim);
         let units: Vec<f64> = (0..dim).map(|i| self.sigma * self.geometry.scale(i)).collect();
-        let steps = |vectors: &mut Vec<f64>| {
-            for ranked in ranked {
-                vectors.extend(ranked.x.iter().zip(old).zip(&units).map(|((x, m), unit)| (x - m) / unit));
-            }
+        // p_c times a factor, and then the steps
+        let vectors = |factor: f64| {
+            let mut vectors = vec![0.0; rates.len() * dim];
+            in_parts(&mut vectors, PART * dim, MOVED * rates.len() * dim, |part, rows| {
+                for (at, row) in rows.chunks_exact_mut(dim).enumerate() {
+                    match (part * PART + at).checked_sub(1).and_then(|step| ranked.get(step)) {
+                        None => row.iter_mut().zip(&self.path_c).for_each(|(v, p)| *v = factor * p),
+                        Some(Ranked { x, .. }) => {
+                            let step = x.iter().zip(old).zip(&units).map(|((x, m), unit)| (x - m) / unit);
+                            row.iter_mut().zip(step).for_each(|(v, step)| *v = step);
+                        }
+                    }
+                }
+            });
+            vectors
         };
         match self.geometry.model_mut() {
             Model::Full(covariance) => {
                 let whole = (c_1 / (c_1a + 1e-23)).sqrt(); // c_1a times this squared is c_1
-                vectors.extend(self.path_c.iter().map(|p| whole * p));
-                steps(&mut vectors);
+                let vectors = vectors(whole);
                 // (eq. 46): a bad step counts as if it had the expected length, so that C stays positive definite
                 let bad = vectors.get((mu + 1) * dim..).unwrap_or_default();
                 for (rate, norm) in rates.iter_mut().skip(mu + 1).zip(covariance.mahalanobis(bad)) {
@@ -124,8 +134,7 @@ impl State {
                 covariance.update(keep, &rates, &vectors);
             }
             Model::Identity => {
-                vectors.extend(&self.path_c);
-                steps(&mut vectors);
+                let vectors = vectors(1.0);
                 // pycma's factor, "for historical reasons": a variance that is doubled is so at its largest
                 rates.iter_mut().for_each(|rate| *rate *= std::f64::consts::LN_2);
                 self.geometry.learn_scales(&rates, &vectors);
