@@ -18,7 +18,9 @@ const FROM_OURS: f32 = 1e-5;
 
 /// Largest difference from transformers' `f32`, relative to the largest logit: some steps of the type, whose half is 2^-9
 /// and 2^-12 of a number, in every product of every layer.
-const HALVES: [(DType, f32); 2] = [(DType::BF16, 0.1), (DType::F16, 0.02)];
+const HALVES: [(DType, f32); 2] = [(DType::BF16, 0.06), (DType::F16, 0.01)];
+/// T5's scores are not scaled, so its softmaxes are sharp.
+const HALVES_OF_T5: [(DType, f32); 2] = [(DType::BF16, 0.2), (DType::F16, 0.03)];
 
 fn on_device(backbone: &Backbone, dtype: DType) -> Arc<DeviceBackbone> {
     let device = match std::env::var("ZEROTH_TEST_DEVICE") {
@@ -81,12 +83,19 @@ fn check(case: &Case, injection: Injection, read_out: &str) {
             let others = ours.evaluate(layer, &candidates[1..], 1..train.len()).unwrap().concat();
             assert!(apart(&part, &others) <= FROM_OURS, "{what}, a part: {}", apart(&part, &others));
         }
+        // another prompt for a layer above the population's, under plans that are kept
+        engine.set_prompt(context.len() - 1, &candidates[0]).unwrap();
+        ours.set_prompt(context.len() - 1, &candidates[0]).unwrap();
+        let logits = engine.evaluate(0, &candidates, 0..train.len()).unwrap().concat();
+        let others = ours.evaluate(0, &candidates, 0..train.len()).unwrap().concat();
+        assert!(apart(&logits, &others) <= FROM_OURS, "{name}: another prompt above");
+        ours.set_prompt(context.len() - 1, &context[context.len() - 1]).unwrap();
     }
 }
 
 /// Populations in half the bits: near, and not the same.
-fn check_halves(case: &Case, injection: Injection, read_out: &str) {
-    for (dtype, bound) in HALVES {
+fn check_halves(case: &Case, injection: Injection, read_out: &str, bounds: [(DType, f32); 2]) {
+    for (dtype, bound) in bounds {
         let (name, backbone) = (name(injection), on_device(&case.backbone, dtype));
         let mut engine = engine(case, &backbone, (injection, read_out), 4096);
         let context = case.prompts(&format!("{name}.prompts"));
@@ -107,11 +116,12 @@ fn check_halves(case: &Case, injection: Injection, read_out: &str) {
 fn check_tiny(model: &str) {
     let case = Case::open(&folder(model), &folder(model));
     assert!(!case.golden.read_outs.is_empty(), "{model} has read-outs");
+    let bounds = if model.starts_with("t5") { HALVES_OF_T5 } else { HALVES };
     for injection in [Injection::Add, Injection::Prefix] {
         for read_out in &case.golden.read_outs {
             check(&case, injection, read_out);
         }
-        check_halves(&case, injection, &case.golden.read_outs[0]);
+        check_halves(&case, injection, &case.golden.read_outs[0], bounds);
     }
 }
 

@@ -157,6 +157,15 @@ impl<'a> Bench<'a> {
         (0..layers).map(of).sum::<f64>() / layers as f64
     }
 
+    /// Where the work was done: a GPU's name beside the one that the run file has for it.
+    fn device(&self) -> String {
+        let device = self.plan.device.to_string();
+        match self.on_device.as_ref().and_then(|backbone| backbone.name()) {
+            Some(name) => format!("{device} ({name})"),
+            None => device,
+        }
+    }
+
     fn told(&self, dtype: Dtype, peaks: &Peaks, mut sweeps: Vec<Sweep>) -> Timed {
         let mean = |sweep: &Sweep| sweep.seconds.iter().sum::<f64>() / sweep.seconds.len() as f64;
         let means: Vec<f64> = sweeps.iter().map(mean).collect();
@@ -174,7 +183,7 @@ impl<'a> Bench<'a> {
             shape: self.source.name(),
             injection: self.injection.to_string(),
             dtype: dtype.to_string(),
-            device: self.plan.device.to_string(),
+            device: self.device(),
             examples: self.plan.examples,
             text_rows: self.runner.host().train().iter().map(|tokens| tokens.ids.len()).sum(),
             prompt_tokens: self.plan.prompt_tokens,

@@ -107,7 +107,7 @@ pub struct Row {
     pub injection: String,
     /// What the linear layers were computed in.
     pub dtype: String,
-    /// Where: `cpu`, or a GPU as the run file names it.
+    /// Where: `cpu`, or a GPU as the run file and its maker name it.
     pub device: String,
     /// Training examples.
     pub examples: usize,

@@ -64,6 +64,15 @@ impl DeviceBackbone {
         Ok(Self { ops, device: device.clone(), dtype, hidden, blocks, final_norm, decoder, transform })
     }
 
+    /// What the device's maker calls it, where it says.
+    pub(crate) fn name(&self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            return device.cuda_stream().context().name().ok();
+        }
+        None
+    }
+
     /// Hidden states as a tensor, `[rows, hidden]`.
     pub(super) fn rows(&self, values: &[f32]) -> Result<Tensor> {
         Tensor::from_slice(values, (values.len() / self.hidden, self.hidden), &self.device)

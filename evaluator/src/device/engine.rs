@@ -21,9 +21,6 @@ use crate::engine::{Engine, EngineError, Injection, Tokens, statistics};
 /// Padded rows at once while the statistics are taken, whatever the token budget: evaluators must agree on them.
 const STATISTICS_ROWS: usize = 4096;
 
-/// Numbers of a population's prompts on the device at once, 64 MiB: an upload waits for what is queued.
-const HELD: usize = 16 << 20;
-
 /// The engine of one run on a device.
 pub struct DeviceEngine {
     host: Engine,
@@ -102,7 +99,8 @@ impl DeviceEngine {
         Ok(logits?)
     }
 
-    /// The population, as many prompts at a time as are held on the device.
+    /// The population, in parts whose prompts and whose rows to read are no more rows than the budget each: an upload waits
+    /// for what is queued.
     fn population(
         &self,
         (cache, plans): (&Cache, &mut Kept),
@@ -110,8 +108,8 @@ impl DeviceEngine {
         examples: &Range<usize>,
     ) -> candle_core::Result<Vec<Vec<f32>>> {
         let mut logits = vec![Vec::new(); prompts.len()];
-        let each = prompts.first().map_or(1, Vec::len).max(1);
-        let held = (HELD / each).max(1);
+        let rows = self.host.settings.prompt_tokens.max(examples.len());
+        let held = (self.limit() / rows.max(1)).max(1);
         let groups = self.host.batch.grouped(self.cut(&self.host.batch, examples.clone(), self.limit()));
         for (prompts, logits) in prompts.chunks(held).zip(logits.chunks_mut(held)) {
             let own = self.form(cache.layer, prompts)?;
@@ -122,7 +120,7 @@ impl DeviceEngine {
         Ok(logits)
     }
 
-    /// Some candidates with some examples: all chunks are queued before the first is waited for.
+    /// A part of the population with some examples: all chunks are queued before the first is waited for.
     fn group(
         &self,
         (cache, plans): (&Cache, &mut Kept),

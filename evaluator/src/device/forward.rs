@@ -1,11 +1,13 @@
 //! The forward pass of one chunk on a device: some candidates with some examples, from some layer to the top.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use super::backbone::{DeviceBackbone, Stack};
 use super::block::{Input, Next, Projected};
 use super::ops::{Added, Entering, Norm};
-use super::plan::{Layout, Own, Plan};
+use super::plan::{Layout, Own, Plan, index};
 use super::plans::{Plans, Stage};
 use crate::backbone::{Place, Rows, Wanted};
 use crate::engine::read_out::Reads;
@@ -58,10 +60,11 @@ impl DeviceBackbone {
             Reads::Text => Wanted::Text,
             Reads::All => Wanted::All,
         };
-        let rows = finish(self.final_norm.as_ref(), self.stack((layout, plans), start, prompts, top)?)?;
+        let rows = self.stack((layout, &mut *plans), start, prompts, top)?;
+        let rows = finish(self.final_norm.as_ref(), rows)?;
         let rows = match (&self.decoder, reading.given, reading.reads) {
             (Some(decoder), Some(given), _) => self.decode(decoder, plans, (&rows, layout), given)?,
-            (_, _, Reads::Text) => mean(&rows, layout)?,
+            (_, _, Reads::Text) => mean(&rows, layout, plans)?,
             _ => rows,
         };
         match &self.transform {
@@ -126,7 +129,7 @@ impl DeviceBackbone {
     ) -> Result<Tensor> {
         let encoder = Layout { text_shared: false, ..encoder };
         let (place, own) = (Place::default(), Own::Rows);
-        let mut rows = self.rows(given.text)?;
+        let (mut rows, mut entering) = (self.rows(given.text)?, None);
         let last = decoder.blocks.len() - 1;
         for (layer, block) in decoder.blocks.iter().enumerate() {
             let here = Layout { spans: given.spans, place, own, text_shared: layer == 0, ..encoder };
@@ -135,8 +138,10 @@ impl DeviceBackbone {
                 let across = Some(here.across(&encoder, wanted)?);
                 Ok(Plan { across, ..here.plan(wanted, false)? })
             })?;
-            let input = Input { encoded: Some(encoded), ..Input::of(&rows) };
-            rows = block.forward(input, plan, Next::default())?.stream;
+            let input = Input { entering: entering.as_ref(), encoded: Some(encoded), ..Input::of(&rows) };
+            let norm = decoder.blocks.get(layer + 1).and_then(|next| next.attention_norms.input.as_ref());
+            let left = block.forward(input, plan, Next { norm, prompt: None })?;
+            (rows, entering) = (left.stream, Some(left.entering));
         }
         finish(decoder.final_norm.as_ref(), rows)
     }
@@ -162,7 +167,7 @@ impl DeviceBackbone {
             return Ok(prompts.clone());
         }
         let positions = (0..prompts.dim(0)?).map(|row| place.prompt(row % place.rows));
-        self.blocks[layer].prefix(prompts, &super::plan::index(&self.device, positions)?)
+        self.blocks[layer].prefix(prompts, &index(&self.device, positions)?)
     }
 }
 
@@ -170,14 +175,44 @@ fn finish(norm: Option<&Norm>, rows: Tensor) -> Result<Tensor> {
     norm.map_or_else(|| Ok(rows.clone()), |norm| norm.apply(&rows))
 }
 
-/// The mean of each example's rows, `[candidates * examples, hidden]`.
-fn mean(rows: &Tensor, layout: Layout<'_>) -> Result<Tensor> {
-    let (text, examples) = (layout.text(), layout.spans.len());
-    let mut shares = vec![0.0_f32; examples * text];
-    for (row, span) in shares.chunks_exact_mut(text).zip(layout.spans) {
-        row[span.clone()].fill(1.0 / span.len() as f32);
+/// What each row counts in its example's mean.
+pub(super) struct Shares {
+    /// A candidate's text rows, example by example, each padded to the longest by its last: `[examples * longest]`.
+    rows: Tensor,
+    /// One by the example's rows, 0 where it is padded: `[examples, 1, longest]`.
+    weights: Tensor,
+}
+
+impl Shares {
+    fn new(layout: Layout<'_>) -> Result<Self> {
+        let longest = layout.spans.iter().map(Range::len).max().unwrap_or(0);
+        let row = |span: &Range<usize>| {
+            let last = span.end.saturating_sub(1);
+            span.clone().chain(std::iter::repeat(last)).take(longest).collect::<Vec<usize>>()
+        };
+        let weight = |span: &Range<usize>| {
+            let share = 1.0 / span.len() as f32;
+            let there = span.len();
+            (0..longest).map(move |row| if row < there { share } else { 0.0 })
+        };
+        let weights: Vec<f32> = layout.spans.iter().flat_map(weight).collect();
+        Ok(Self {
+            rows: index(layout.device, layout.spans.iter().flat_map(row))?,
+            weights: Tensor::from_vec(weights, (layout.spans.len(), 1, longest), layout.device)?,
+        })
     }
-    let shares = Tensor::from_vec(shares, (1, examples, text), layout.device)?;
-    let rows = rows.reshape((layout.candidates, text, ()))?;
-    shares.broadcast_matmul(&rows)?.flatten(0, 1)
+}
+
+/// The mean of each example's rows, `[candidates * examples, hidden]`.
+fn mean(rows: &Tensor, layout: Layout<'_>, plans: &mut Plans) -> Result<Tensor> {
+    let shares = match plans.shares.take() {
+        Some(shares) => shares,
+        None => Shares::new(layout)?,
+    };
+    let (examples, hidden) = (layout.spans.len(), rows.dim(1)?);
+    let rows = rows.reshape((layout.candidates, layout.text(), hidden))?.index_select(&shares.rows, 1)?;
+    let rows = rows.reshape((layout.candidates * examples, (), hidden))?;
+    let means = shares.weights.repeat((layout.candidates, 1, 1))?.matmul(&rows)?.squeeze(1);
+    plans.shares = Some(shares);
+    means
 }

@@ -105,6 +105,11 @@ impl Look {
         })
     }
 
+    /// Numbers that this holds on the device, about: indices, a mask and distances.
+    pub(super) fn numbers(&self) -> usize {
+        3 * self.queries.elem_count() + self.keys.elem_count() + 2 * self.examples * self.asking * self.len
+    }
+
     /// Sequences of all candidates.
     pub(super) fn sequences(&self) -> usize {
         self.candidates * self.examples

@@ -140,7 +140,7 @@ impl Ops {
     pub(super) fn enter(&self, entering: &Entering<'_>) -> Result<Rows> {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda
-            && let Some((stream, entering)) = cuda.enter(self.dtype, entering)?
+            && let Some((stream, entering)) = cuda.enter(entering)?
         {
             return Ok(Rows { stream, entering });
         }

@@ -76,6 +76,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Numbers that this holds on the device, about: what is only made when it is needed counts too.
+    pub(super) fn numbers(&self) -> usize {
+        let across = self.across.as_ref().map_or(0, Look::numbers);
+        self.positions.elem_count() + 2 * self.wanted_positions.elem_count() + self.look.numbers() + across
+    }
+
     /// The wanted rows of a layer's input.
     pub(super) fn wanted(&self, rows: &Tensor) -> Result<Tensor> {
         self.rows.as_ref().map_or_else(|| Ok(rows.clone()), |index| rows.index_select(index, 0))

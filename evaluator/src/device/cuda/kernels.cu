@@ -96,7 +96,7 @@ __device__ __forceinline__ void add(float4& a, float4 b) {
 }
 
 // stream = sum(branch(out) + residual), and from row `first` on plus the prompt's rows, over and over;
-// entering = next(stream) where it is asked for. A block a row; `hidden` is a multiple of 4.
+// entering = next(stream). A block a row; `hidden` is a multiple of 4.
 template <typename T>
 __device__ void join(const T* out, const float* residual, Norm branch, Norm sum, Norm next, const float* prompt,
                      unsigned first, unsigned count, float* stream, T* entering, int hidden) {
@@ -121,7 +121,6 @@ __device__ void join(const T* out, const float* residual, Norm branch, Norm sum,
     }
     float4* streams = reinterpret_cast<float4*>(stream) + start;
     for (int i = threadIdx.x; i < quads; i += THREADS) streams[i] = row[i];
-    if (!entering) return;
     norm_row(next, row, quads, shared);
     uint2* enterings = reinterpret_cast<uint2*>(entering) + start;
     for (int i = threadIdx.x; i < quads; i += THREADS) {

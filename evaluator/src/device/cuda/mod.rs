@@ -3,9 +3,9 @@
 //!
 //! # Safety
 //! Everything here is queued on the device's one stream, in whose order memory is taken and given back, so a tensor
-//! that is dropped after a launch is still there when the kernel runs. Each launch is given contiguous tensors whose
-//! shapes were compared first; what an index tensor names are rows that `plan.rs` counted. The kernels are compared
-//! with candle's operations by `evaluator/tests/device_golden.rs` on a GPU.
+//! that is dropped after a launch is still there when the kernel runs. Each launch is given contiguous tensors of the types
+//! that the kernel takes, whose shapes were compared first, at addresses that its sixteen-byte loads may take; what an index
+//! tensor names are rows that `plan.rs` counted. The kernels are compared with candle's operations by `tests.rs`.
 #![allow(unsafe_code)]
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod ptx {
 
 use candle_core::cuda_backend::cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, result, sys,
+    CudaFunction, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
@@ -45,6 +45,9 @@ pub(super) fn open(number: usize) -> Result<Device> {
     // SAFETY: there is no other stream that a tensor could be used on.
     unsafe { cuda.disable_event_tracking() };
     let context = cuda.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(device); // there is no pool
+    }
     let mut most = u64::MAX;
     // SAFETY: the pool is the device's own, and the attribute is a u64, which is copied.
     unsafe {
@@ -58,16 +61,21 @@ pub(super) fn open(number: usize) -> Result<Device> {
 /// A GPU's kernels and cuBLASLt, for weights of half the bits.
 pub(super) struct Cuda {
     device: CudaDevice,
+    /// `BF16` or `F16`.
+    dtype: DType,
     blas: CudaBlasLT,
 }
 
 impl Cuda {
-    /// `None` where these kernels are not for the device or the type.
+    /// `None` where these kernels are not for the device or the type: their products want compute capability 8.0.
     pub(super) fn new(device: &Device, dtype: DType) -> Result<Option<Self>> {
         match (device, dtype) {
             (Device::Cuda(device), DType::BF16 | DType::F16) => {
+                if device.cuda_stream().context().compute_capability().w()? < (8, 0) {
+                    return Ok(None);
+                }
                 let blas = CudaBlasLT::new(device.cuda_stream()).map_err(Error::wrap)?;
-                Ok(Some(Self { device: device.clone(), blas }))
+                Ok(Some(Self { device: device.clone(), dtype, blas }))
             }
             _ => Ok(None),
         }
@@ -75,7 +83,7 @@ impl Cuda {
 
     /// `x W^T + b`, `[rows, outputs]`.
     pub(super) fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
-        match linear.weight.dtype() {
+        match self.dtype {
             DType::BF16 => self.product::<bf16>(x, linear),
             _ => self.product::<f16>(x, linear),
         }
@@ -126,7 +134,7 @@ impl Cuda {
     }
 
     /// See [`super::ops::Ops::enter`]; `None` where a row is not for this kernel.
-    pub(super) fn enter(&self, dtype: DType, entering: &Entering<'_>) -> Result<Option<(Tensor, Tensor)>> {
+    pub(super) fn enter(&self, entering: &Entering<'_>) -> Result<Option<(Tensor, Tensor)>> {
         let Entering { rows, prompts, n, next } = *entering;
         let ((each, hidden), all) = (rows.dims2()?, prompts.dim(0)?);
         let shared = hidden * size_of::<f32>();
@@ -134,19 +142,20 @@ impl Cuda {
             return Ok(None);
         }
         let norm = next.is_none_or(|norm| norm.weight.elem_count() == hidden);
-        if prompts.dim(1)? != hidden || each % n != 0 || all % n != 0 || !norm {
+        if prompts.dim(1)? != hidden || n == 0 || each % n != 0 || all % n != 0 || !norm {
             bail!("prompts {:?} on rows {:?}, {n} at a time", prompts.shape(), rows.shape());
         }
         let (rows, prompts) = (rows.contiguous()?, prompts.contiguous()?);
         let count = all / n * each;
         let stream = self.empty((count, hidden), DType::F32)?;
-        let half = self.empty((count, hidden), dtype)?;
-        let kernel =
-            self.device.get_or_load_custom_func(&format!("enter_{}", name(dtype)), MODULE, ptx::KERNELS)?;
-        let (from, added, next) = (address(&rows)?, address(&prompts)?, NormAt::of(next)?);
-        let (to, to_half) = (address(&stream)?, address(&half)?);
+        let half = self.empty((count, hidden), self.dtype)?;
+        let kernel = self.kernel("enter", "")?;
+        let (from, added) = (address(&rows, DType::F32)?, address(&prompts, DType::F32)?);
+        let next = NormAt::of(next)?;
+        let (to, to_half) = (address(&stream, DType::F32)?, address(&half, self.dtype)?);
         let (each, n, hidden) = (each as u32, n as u32, hidden as i32);
-        let mut args = kernel.builder();
+        let queue = self.device.cuda_stream();
+        let mut args = queue.launch_builder(&kernel);
         args.arg(&from).arg(&added).arg(&each).arg(&n).arg(&next.weight).arg(&next.bias).arg(&next.eps);
         args.arg(&to).arg(&to_half).arg(&hidden);
         // SAFETY: a block a row of the outputs: `each` for each `n` of `prompts`; all are `hidden` wide, as the norm is.
@@ -164,31 +173,29 @@ impl Cuda {
         let same = joining.residual.dims2()? == (rows, hidden);
         let norms = [joining.norms.branch.as_ref(), joining.norms.sum.as_ref(), joining.next];
         let fits = |norm: &&Norm| norm.weight.elem_count() == hidden;
-        let prompts =
-            joining.prompt.is_none_or(|added| added.prompt.dims2().is_ok_and(|dims| dims.1 == hidden));
+        let fit = |(n, width)| n > 0 && width == hidden;
+        let prompts = joining.prompt.is_none_or(|added| added.prompt.dims2().is_ok_and(fit));
         if !same || !norms.iter().flatten().all(fits) || !prompts {
             bail!("a join of {:?} with {:?}", joining.out.shape(), joining.residual.shape());
         }
         let out = joining.out.contiguous()?;
         let residual = joining.residual.contiguous()?;
         let stream = self.empty((rows, hidden), DType::F32)?;
-        let entering = self.empty((rows, hidden), out.dtype())?;
+        let entering = self.empty((rows, hidden), self.dtype)?;
         let [branch, sum, next] = norms.map(NormAt::of);
         let (branch, sum, next) = (branch?, sum?, next?);
         let (prompt, first, count) = match joining.prompt {
-            Some(added) => (address(added.prompt)?, added.first, added.prompt.dim(0)?),
+            Some(added) => (address(added.prompt, DType::F32)?, added.first, added.prompt.dim(0)?),
             None => (0, 0, 1),
         };
         let (first, count) = (first as u32, count as u32);
         let config = launch(rows, 1, shared);
-        let kernel = self.device.get_or_load_custom_func(
-            &format!("join_{}", name(out.dtype())),
-            MODULE,
-            ptx::KERNELS,
-        )?;
-        let (out, residual) = (address(&out)?, address(&residual)?);
-        let (to_stream, to_entering, hidden) = (address(&stream)?, address(&entering)?, hidden as i32);
-        let mut args = kernel.builder();
+        let kernel = self.kernel("join", "")?;
+        let (out, residual) = (address(&out, self.dtype)?, address(&residual, DType::F32)?);
+        let (to_stream, to_entering) = (address(&stream, DType::F32)?, address(&entering, self.dtype)?);
+        let hidden = hidden as i32;
+        let queue = self.device.cuda_stream();
+        let mut args = queue.launch_builder(&kernel);
         args.arg(&out).arg(&residual);
         for norm in [&branch, &sum, &next] {
             args.arg(&norm.weight).arg(&norm.bias).arg(&norm.eps);
@@ -207,23 +214,20 @@ impl Cuda {
             return Ok(None);
         }
         let x = x.contiguous()?;
-        let out = self.empty((rows, width), x.dtype())?;
+        let out = self.empty((rows, width), self.dtype)?;
         let kind: u32 = match activation {
             Activation::GeluErf => 0,
             Activation::GeluTanh => 1,
             Activation::Relu => 2,
             Activation::Silu => 3,
         };
-        let kernel = self.device.get_or_load_custom_func(
-            &format!("activate_{}", name(x.dtype())),
-            MODULE,
-            ptx::KERNELS,
-        )?;
+        let kernel = self.kernel("activate", "")?;
         let eights = rows * width / 8;
         let config = launch(eights.div_ceil(THREADS), 1, 0);
-        let (from, to, count) = (address(&x)?, address(&out)?, eights as u64);
+        let (from, to, count) = (address(&x, self.dtype)?, address(&out, self.dtype)?, eights as u64);
         let (width, gated) = (width as i32, u32::from(gated));
-        let mut args = kernel.builder();
+        let queue = self.device.cuda_stream();
+        let mut args = queue.launch_builder(&kernel);
         args.arg(&from).arg(&to).arg(&count).arg(&width).arg(&gated).arg(&kind);
         // SAFETY: `count` eights of numbers of `out`, [rows, width], and of `x`, [rows, width] or twice as wide.
         unsafe { args.launch(config) }.w()?;
@@ -233,30 +237,37 @@ impl Cuda {
     /// See [`super::ops::Ops::attend`]; `None` where heads are not for this kernel.
     pub(super) fn attend(&self, attention: &Attention<'_>) -> Result<Option<Tensor>> {
         let Attention { heads, query, key_value, relative, look } = *attention;
-        if !WIDTHS.contains(&heads.width) || look.asking == 0 || look.wanted() == 0 {
+        let divide = heads.queries.is_multiple_of(heads.keys.max(1));
+        if !WIDTHS.contains(&heads.width) || !divide || look.asking == 0 || look.wanted() == 0 {
             return Ok(None);
         }
         if query.dim(1)? != heads.query_width() || key_value.dim(1)? != 2 * heads.key_width() {
             bail!("attention of {:?} over {:?}", query.shape(), key_value.shape());
         }
         let (query, key_value) = (query.contiguous()?, key_value.contiguous()?);
-        let context = self.empty((look.wanted(), heads.query_width()), query.dtype())?;
+        let context = self.empty((look.wanted(), heads.query_width()), self.dtype)?;
         let slots = look.slots(heads.sight)?;
-        let of = format!("attend_{}_{}", name(query.dtype()), heads.width);
-        let kernel = self.device.get_or_load_custom_func(&of, MODULE, ptx::KERNELS)?;
+        let kernel = self.kernel("attend", &format!("_{}", heads.width))?;
         let config = launch(look.sequences() * look.asking.div_ceil(64), heads.queries, 0);
-        let (q, kv, out) = (address(&query)?, address(&key_value)?, address(&context)?);
-        let (queries, keys) = (address(&look.queries)?, address(&look.keys)?);
-        let (leave, sights) = (address(&slots.leave)?, address(&slots.sights)?);
-        let (stands, lengths) = (address(&slots.stands)?, address(&slots.lengths)?);
+        let (q, kv) = (address(&query, self.dtype)?, address(&key_value, self.dtype)?);
+        let out = address(&context, self.dtype)?;
+        let (queries, keys) = (address(&look.queries, DType::U32)?, address(&look.keys, DType::U32)?);
+        let (leave, sights) = (address(&slots.leave, DType::U32)?, address(&slots.sights, DType::U32)?);
+        let (stands, lengths) = (address(&slots.stands, DType::U32)?, address(&slots.lengths, DType::U32)?);
         let (examples, asking, len) = (look.examples as i32, look.asking as i32, look.len as i32);
         let (reach, table) = match relative {
-            Some(relative) => (relative.reach as i32, address(&relative.table)?),
+            Some(relative) => {
+                if relative.table.dims2()? != (2 * relative.reach + 1, heads.queries) {
+                    bail!("positions {:?} for {} heads", relative.table.shape(), heads.queries);
+                }
+                (relative.reach as i32, address(&relative.table, DType::F32)?)
+            }
             None => (0, 0),
         };
         let (count, groups, scale, cap) =
             (heads.queries as i32, heads.keys as i32, heads.scale, heads.cap.unwrap_or(0.0));
-        let mut args = kernel.builder();
+        let queue = self.device.cuda_stream();
+        let mut args = queue.launch_builder(&kernel);
         args.arg(&q).arg(&kv).arg(&queries).arg(&keys).arg(&leave).arg(&sights).arg(&stands).arg(&lengths);
         args.arg(&examples).arg(&asking).arg(&len).arg(&table).arg(&reach);
         args.arg(&count).arg(&groups).arg(&scale).arg(&cap).arg(&out);
@@ -264,6 +275,12 @@ impl Cuda {
         // row once; its tables have an entry for each sequence's or example's queries and keys.
         unsafe { args.launch(config) }.w()?;
         Ok(Some(context))
+    }
+
+    /// The kernel of that name for the type.
+    fn kernel(&self, of: &str, which: &str) -> Result<CudaFunction> {
+        let name = format!("{of}_{}{which}", if self.dtype == DType::BF16 { "bf16" } else { "f16" });
+        Ok(self.device.get_or_load_custom_func(&name, MODULE, ptx::KERNELS)?.into_cuda_function())
     }
 
     /// Memory that a kernel is about to fill.
@@ -283,13 +300,15 @@ struct NormAt {
 impl NormAt {
     fn of(norm: Option<&Norm>) -> Result<Self> {
         let Some(norm) = norm else { return Ok(Self { weight: 0, bias: 0, eps: 0.0 }) };
-        let bias = norm.bias.as_ref().map_or(Ok(0), address)?;
-        Ok(Self { weight: address(&norm.weight)?, bias, eps: norm.eps })
+        let bias = match &norm.bias {
+            Some(bias) if bias.elem_count() != norm.weight.elem_count() => {
+                bail!("a norm's bias {:?}", bias.shape())
+            }
+            Some(bias) => address(bias, DType::F32)?,
+            None => 0,
+        };
+        Ok(Self { weight: address(&norm.weight, DType::F32)?, bias, eps: norm.eps })
     }
-}
-
-fn name(dtype: DType) -> &'static str {
-    if dtype == DType::BF16 { "bf16" } else { "f16" }
 }
 
 fn launch(across: usize, along: usize, shared: usize) -> LaunchConfig {
@@ -308,8 +327,8 @@ fn view<'a, T: CudaDType + DeviceRepr>(storage: &'a Storage, layout: &Layout) ->
     Ok(storage.as_cuda_slice::<T>()?.slice(start..end))
 }
 
-/// Where a contiguous tensor's numbers begin.
-fn address(tensor: &Tensor) -> Result<u64> {
+/// Where the numbers of a contiguous tensor of `dtype` begin: a multiple of sixteen bytes.
+fn address(tensor: &Tensor, dtype: DType) -> Result<u64> {
     fn of<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let stream = tensor.device().as_cuda_device()?.cuda_stream();
@@ -317,11 +336,18 @@ fn address(tensor: &Tensor) -> Result<u64> {
         let (address, _unrecorded) = view.device_ptr(&stream);
         Ok(address)
     }
-    match tensor.dtype() {
-        DType::U32 => of::<u32>(tensor),
-        DType::F32 => of::<f32>(tensor),
-        DType::BF16 => of::<bf16>(tensor),
-        DType::F16 => of::<f16>(tensor),
-        other => bail!("no kernel takes {other:?}"),
+    if tensor.dtype() != dtype {
+        bail!("a kernel that takes {dtype:?} was given {:?}", tensor.dtype());
     }
+    let address = match dtype {
+        DType::U32 => of::<u32>(tensor)?,
+        DType::F32 => of::<f32>(tensor)?,
+        DType::BF16 => of::<bf16>(tensor)?,
+        DType::F16 => of::<f16>(tensor)?,
+        other => bail!("no kernel takes {other:?}"),
+    };
+    if address % 16 != 0 {
+        bail!("a kernel was given a view that begins between its loads");
+    }
+    Ok(address)
 }
