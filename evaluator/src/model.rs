@@ -99,7 +99,7 @@ impl Model {
         };
         let model = Self::load(name, base, revision, Dtype::F32)?;
         let backbone = DeviceBackbone::of(&model.backbone, &opened, narrow)
-            .map_err(|error| DeviceError::Upload { device, reason: device::first_line(&error) })?;
+            .map_err(|error| DeviceError::upload(device, &error))?;
         Ok(Self { dtype, on_device: Some(Arc::new(backbone)), ..model })
     }
 

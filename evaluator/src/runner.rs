@@ -22,14 +22,15 @@ impl Runner {
     /// As [`Engine::new`]; the device's.
     pub fn new(model: &Model, settings: Settings, train: Vec<Tokens>) -> Result<Self, EngineError> {
         let engine = Engine::new(Arc::clone(&model.backbone), settings, train)?;
-        match &model.on_device {
-            Some(backbone) => Self::on_device(engine, backbone),
-            None => Ok(Self::Processor(Box::new(engine))),
-        }
+        Self::of(engine, model.on_device.as_ref())
     }
 
-    fn on_device(engine: Engine, backbone: &Arc<DeviceBackbone>) -> Result<Self, EngineError> {
-        Ok(Self::Device(Box::new(DeviceEngine::new(engine, Arc::clone(backbone))?)))
+    /// The engine itself, or one on the device that the same model's weights are on.
+    pub(crate) fn of(engine: Engine, backbone: Option<&Arc<DeviceBackbone>>) -> Result<Self, EngineError> {
+        Ok(match backbone {
+            Some(backbone) => Self::Device(Box::new(DeviceEngine::new(engine, Arc::clone(backbone))?)),
+            None => Self::Processor(Box::new(engine)),
+        })
     }
 
     /// What is the same on every device: examples, classes, initial prompts, operations.

@@ -1,6 +1,6 @@
-//! The device's engine on candle's processor device: against Hugging Face transformers' logits, and against our engine.
-//! No test here has seen a GPU (docs/gpu.md).
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // a helper's failure is the test's
+//! The device's engine against Hugging Face transformers' logits, and against our engine: on candle's processor device, or
+//! on the GPU that `ZEROTH_TEST_DEVICE` names (docs/gpu.md).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // a helper's failure is the test's
 
 mod golden;
 
@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use evaluator::backbone::Backbone;
-use evaluator::device::{DeviceBackbone, DeviceEngine};
+use evaluator::device::{self, DeviceBackbone, DeviceEngine};
 use evaluator::engine::Injection;
 use golden::{Case, close, folder};
+use shared::spec::Dtype;
 
 /// Largest difference from our engine in `f32`, relative to the largest logit.
 const FROM_OURS: f32 = 1e-5;
@@ -20,7 +21,11 @@ const FROM_OURS: f32 = 1e-5;
 const HALVES: [(DType, f32); 2] = [(DType::BF16, 0.1), (DType::F16, 0.02)];
 
 fn on_device(backbone: &Backbone, dtype: DType) -> Arc<DeviceBackbone> {
-    Arc::new(DeviceBackbone::of(backbone, &Device::Cpu, dtype).unwrap())
+    let device = match std::env::var("ZEROTH_TEST_DEVICE") {
+        Ok(name) => device::open(name.parse().unwrap(), Dtype::F32).unwrap().expect("a GPU is named").0,
+        Err(_) => Device::Cpu,
+    };
+    Arc::new(DeviceBackbone::of(backbone, &device, dtype).unwrap())
 }
 
 fn engine(

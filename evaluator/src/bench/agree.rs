@@ -19,11 +19,14 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of `losses` with the reference's.
+    /// Of `losses` with the reference's, which may have fewer candidates: the first ones.
     pub(super) fn of(reference: &Losses, losses: &Losses) -> Self {
-        let both = || reference.iter().flatten().flatten().zip(losses.iter().flatten().flatten());
-        let differences = both().map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
-        let of_layer = |(a, b): (&Vec<Vec<f32>>, &Vec<Vec<f32>>)| spearman(&means(a), &means(b));
+        let candidates = reference.iter().zip(losses).flat_map(|(a, b)| a.iter().zip(b));
+        let examples = candidates.flat_map(|(a, b)| a.iter().zip(b));
+        let differences = examples.map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+        let of_layer = |(a, b): (&Vec<Vec<f32>>, &Vec<Vec<f32>>)| {
+            spearman(&means(a), &means(&b[..a.len().min(b.len())]))
+        };
         let ranks: Option<Vec<f64>> = reference.iter().zip(losses).map(of_layer).collect();
         let ranks = ranks.filter(|ranks| !ranks.is_empty());
         Self {
@@ -77,5 +80,7 @@ mod tests {
         let found = Agreement::of(&reference, &swapped);
         assert_eq!((found.largest_loss_difference, found.rank_correlation), (3.0, Some(0.5)));
         assert_eq!(Agreement::of(&reference, &reference).least_rank_correlation, Some(1.0));
+        let fewer = vec![reference[0][..2].to_vec()];
+        assert_eq!(Agreement::of(&fewer, &reference).rank_correlation, Some(1.0));
     }
 }

@@ -10,9 +10,11 @@ use shared::task::Loss;
 use super::agree::Losses;
 use super::model::Source;
 use super::peaks::{Peaks, median};
-use super::{BenchError, Plan, Row};
+use super::{BenchError, Host, Plan, Row};
 use crate::backbone::Backbone;
-use crate::engine::{Engine, Injection, Settings};
+use crate::device::{self, DeviceBackbone, DeviceError};
+use crate::engine::{Engine, EngineError, Injection, Settings};
+use crate::runner::Runner;
 
 /// Candidates whose prompts are held at once: memory does not grow with the population.
 const HELD: usize = 40;
@@ -29,7 +31,8 @@ struct Bench<'a> {
     plan: &'a Plan,
     injection: Injection,
     backbone: Arc<Backbone>,
-    engine: Engine,
+    on_device: Option<Arc<DeviceBackbone>>,
+    runner: Runner,
 }
 
 /// One sweep: seconds a candidate at each layer, and what the candidates came to.
@@ -43,13 +46,13 @@ struct Sweep {
 
 /// Times `plan.repeats` sweeps, after a little work to warm up.
 pub(super) fn of(
-    source: &Source,
+    (source, host): (&Source, &Host),
     plan: &Plan,
     injection: Injection,
     dtype: Dtype,
 ) -> Result<Timed, BenchError> {
     let pool = ThreadPoolBuilder::new().num_threads(plan.threads).build()?;
-    let mut bench = Bench::new(source, plan, injection, (dtype, Arc::new(pool)))?;
+    let mut bench = Bench::new((source, host), plan, injection, (dtype, Arc::new(pool)))?;
     bench.warm_up()?;
     memory::reset();
     let (mut peaks, mut sweeps) = (Peaks::default(), Vec::new());
@@ -61,12 +64,25 @@ pub(super) fn of(
 
 impl<'a> Bench<'a> {
     fn new(
-        source: &'a Source,
+        (source, host): (&'a Source, &Host),
         plan: &'a Plan,
         injection: Injection,
         (dtype, pool): (Dtype, Arc<ThreadPool>),
     ) -> Result<Self, BenchError> {
-        let backbone = Arc::new(source.backbone(dtype)?);
+        let device = plan.device;
+        let opened = device::open(device, dtype)?;
+        let backbone = match (&opened, host.get()) {
+            (Some(_), Some(known)) => Arc::clone(known),
+            (Some(_), None) => {
+                let loaded = Arc::new(source.backbone(Dtype::F32)?);
+                Arc::clone(host.get_or_init(|| loaded))
+            }
+            (None, _) => Arc::new(source.backbone(dtype)?),
+        };
+        let upload = |(opened, narrow)| DeviceBackbone::of(&backbone, &opened, narrow);
+        let on_device =
+            opened.map(upload).transpose().map_err(|error| DeviceError::upload(device, &error))?;
+        let on_device = on_device.map(Arc::new);
         let parts = source.parts(plan);
         let settings = Settings {
             injection,
@@ -78,14 +94,15 @@ impl<'a> Bench<'a> {
             pool,
         };
         let engine = Engine::new(Arc::clone(&backbone), settings, parts.train)?;
-        Ok(Self { source, plan, injection, backbone, engine })
+        let runner = Runner::of(engine, on_device.as_ref())?;
+        Ok(Self { source, plan, injection, backbone, on_device, runner })
     }
 
     /// Brings weights and buffers into memory: a few candidates at the bottom.
     fn warm_up(&mut self) -> Result<(), BenchError> {
-        let few = 0..self.plan.population.min(self.engine.threads());
+        let few = 0..self.plan.population.min(self.runner.host().threads());
         let prompts = self.source.candidates(self.plan, self.injection, (0, few), self.backbone.hidden());
-        self.engine.evaluate(0, &prompts, 0..self.plan.examples)?;
+        self.runner.evaluate(0, &prompts, 0..self.plan.examples)?;
         Ok(())
     }
 
@@ -95,14 +112,17 @@ impl<'a> Bench<'a> {
         let hidden = self.backbone.hidden();
         for layer in 0..self.backbone.layers() {
             let incumbent = self.source.context(self.plan, self.injection, layer, hidden);
-            self.engine.set_prompt(layer, &incumbent)?;
+            self.runner.set_prompt(layer, &incumbent)?;
         }
         for layer in 0..self.backbone.layers() {
             let (seconds, logits) = self.population(layer)?;
             sweep.seconds.push(seconds / self.plan.population as f64);
             sweep.losses.push(logits.iter().map(|logits| self.losses(logits)).collect());
             sweep.logits.extend(logits.into_iter().next());
-            peaks.take(self.engine.pool(), dtype, &self.backbone);
+            match &self.on_device {
+                Some(backbone) => peaks.take_on_device(backbone).map_err(EngineError::from)?,
+                None => peaks.take(self.runner.host().pool(), dtype, &self.backbone),
+            }
         }
         Ok(sweep)
     }
@@ -115,7 +135,7 @@ impl<'a> Bench<'a> {
             let prompts =
                 self.source.candidates(self.plan, self.injection, (layer, range), self.backbone.hidden());
             let began = Instant::now(); // moving the cached context up is part of the work
-            logits.extend(self.engine.evaluate(layer, &prompts, 0..self.plan.examples)?);
+            logits.extend(self.runner.evaluate(layer, &prompts, 0..self.plan.examples)?);
             seconds += began.elapsed().as_secs_f64();
         }
         Ok((seconds, logits))
@@ -123,7 +143,7 @@ impl<'a> Bench<'a> {
 
     /// Each example's loss; labels go round the classes.
     fn losses(&self, logits: &[f32]) -> Vec<f32> {
-        let classes = self.engine.classes();
+        let classes = self.runner.host().classes();
         let rows = logits.chunks_exact(classes.max(1)).enumerate();
         rows.map(|(example, row)| Loss::Ce.of(row, (example % classes) as u32)).collect()
     }
@@ -132,7 +152,8 @@ impl<'a> Bench<'a> {
     fn flop_per_call(&self) -> f64 {
         let layers = self.backbone.layers();
         let population = self.plan.population as f64;
-        let of = |layer| self.engine.flops(layer) + self.engine.context_flops(layer) / population;
+        let of =
+            |layer| self.runner.host().flops(layer) + self.runner.host().context_flops(layer) / population;
         (0..layers).map(of).sum::<f64>() / layers as f64
     }
 
@@ -153,12 +174,13 @@ impl<'a> Bench<'a> {
             shape: self.source.name(),
             injection: self.injection.to_string(),
             dtype: dtype.to_string(),
+            device: self.plan.device.to_string(),
             examples: self.plan.examples,
-            text_rows: self.engine.train().iter().map(|tokens| tokens.ids.len()).sum(),
+            text_rows: self.runner.host().train().iter().map(|tokens| tokens.ids.len()).sum(),
             prompt_tokens: self.plan.prompt_tokens,
             population: self.plan.population,
             repeats: self.plan.repeats,
-            threads: self.engine.threads(),
+            threads: self.runner.host().threads(),
             max_batch_tokens: self.plan.max_batch_tokens,
             seconds,
             layer_seconds,

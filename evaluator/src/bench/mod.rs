@@ -11,14 +11,17 @@ mod peaks;
 mod shapes;
 mod work;
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rayon::ThreadPoolBuildError;
 use serde::Serialize;
-use shared::spec::Dtype;
+use shared::spec::{Device, Dtype};
 use thiserror::Error;
 
-use crate::backbone::ModelError;
+use crate::backbone::{Backbone, ModelError};
+use crate::device::DeviceError;
 use crate::engine::{EngineError, Injection};
 use crate::model::LoadError;
 
@@ -45,6 +48,8 @@ pub struct Plan {
     pub injections: Vec<Injection>,
     /// What the linear layers are computed in.
     pub dtypes: Vec<Dtype>,
+    /// Where.
+    pub device: Device,
     /// Training examples.
     pub examples: usize,
     /// Prompt tokens a layer.
@@ -77,6 +82,9 @@ pub enum BenchError {
     /// The examples do not fit the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A work folder that is none.
     #[error("{}: {reason}", path.display())]
     Work {
@@ -99,6 +107,8 @@ pub struct Row {
     pub injection: String,
     /// What the linear layers were computed in.
     pub dtype: String,
+    /// Where: `cpu`, or a GPU as the run file names it.
+    pub device: String,
     /// Training examples.
     pub examples: usize,
     /// Their rows, without the prompt's.
@@ -123,7 +133,8 @@ pub struct Row {
     pub flops: f64,
     /// Operations a second of bare instructions on all threads at once; none where the processor has none such.
     pub instruction_peak: Option<f64>,
-    /// Operations a second of our packed product alone on all threads at once.
+    /// Operations a second of our packed product alone on all threads at once; on a GPU, of a large product of its
+    /// maker's library.
     pub gemm_peak: f64,
     /// `flops / instruction_peak`.
     pub share_of_instruction_peak: Option<f64>,
@@ -139,21 +150,28 @@ pub struct Row {
     pub logits: Option<Vec<Vec<f32>>>,
 }
 
+/// Candidates of each layer that are run in f32 for the comparison alone.
+const COMPARED: usize = 20;
+
+/// The weights in memory that are copied to a device, the same whatever type they have there.
+type Host = OnceCell<Arc<Backbone>>;
+
 /// Times what `plan` says; `found` is told of each row as soon as it is there.
 ///
 /// # Errors
 /// See [`BenchError`].
 pub fn run(plan: &Plan, mut found: impl FnMut(Row)) -> Result<(), BenchError> {
     let (source, plan) = &model::Source::open(plan)?;
+    let host = Host::default();
     let narrow = plan.dtypes.iter().any(|&dtype| dtype != Dtype::F32);
     for &injection in &plan.injections {
         let mut reference = None;
         if narrow && !plan.dtypes.contains(&Dtype::F32) {
-            let once = Plan { repeats: 1, ..plan.clone() };
-            reference = Some(measure::of(source, &once, injection, Dtype::F32)?.losses);
+            let once = Plan { repeats: 1, population: plan.population.min(COMPARED), ..plan.clone() };
+            reference = Some(measure::of((source, &host), &once, injection, Dtype::F32)?.losses);
         }
         for &dtype in &in_order(&plan.dtypes) {
-            let timed = measure::of(source, plan, injection, dtype)?;
+            let timed = measure::of((source, &host), plan, injection, dtype)?;
             let other = reference.as_ref().filter(|_| dtype != Dtype::F32);
             let agreement = other.map(|reference| Agreement::of(reference, &timed.losses));
             if dtype == Dtype::F32 {

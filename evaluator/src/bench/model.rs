@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use rayon::prelude::*;
 use shared::random::{Domain, Stream};
 use shared::spec::Dtype;
 
@@ -125,7 +126,10 @@ impl Source {
     ) -> Vec<Vec<f32>> {
         match self {
             Self::Work(work) => work.candidates[range].to_vec(),
-            _ => range.map(|candidate| prompt(plan, injection, (layer, candidate), hidden)).collect(),
+            _ => range
+                .into_par_iter()
+                .map(|candidate| prompt(plan, injection, (layer, candidate), hidden))
+                .collect(),
         }
     }
 }

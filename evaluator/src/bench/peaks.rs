@@ -6,6 +6,7 @@ use rayon::ThreadPool;
 use shared::spec::Dtype;
 
 use crate::backbone::{Backbone, Linear};
+use crate::device::DeviceBackbone;
 use crate::kernel::Instruction;
 
 /// One burst: long enough for the clock to be read without error, short enough to disturb nothing.
@@ -30,6 +31,12 @@ impl Peaks {
             let each = pool.broadcast(|_| product(&block.feed_forward.up));
             self.gemm.push(each.iter().sum());
         }
+    }
+
+    /// One more burst of a large product on a GPU, which has no bare instructions to show.
+    pub(super) fn take_on_device(&mut self, backbone: &DeviceBackbone) -> candle_core::Result<()> {
+        self.gemm.push(backbone.product_peak()?);
+        Ok(())
     }
 
     /// The median burst of bare instructions; none where there is no such instruction.

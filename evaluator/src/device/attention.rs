@@ -1,42 +1,50 @@
 //! Attention on a padded view: rows are packed outside, `[sequences, heads, queries, keys]` inside.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::ops::softmax_last_dim;
 
 use super::block::{Block, Cross, Positions};
-use super::plan::{Look, Plan};
-use crate::backbone::{Heads, Sight};
+use super::look::Look;
+use super::ops::{Attention, Ops};
+use super::plan::Plan;
+use crate::backbone::Heads;
 
 impl Block {
     /// `softmax(cap(scale Q K^T + relative)) V` of the rows that `plan` wants, `[wanted, queries * width]`.
     pub(super) fn attend(&self, query: &Tensor, key_value: &Tensor, plan: &Plan) -> Result<Tensor> {
-        let look = &plan.look;
-        let padded = Padded::new(&self.heads, query, key_value, look)?;
-        let mut scores = padded.scores()?;
-        if let Some(positions) = &self.disentangled {
-            scores = (scores + positions.scores(&padded, look)?)?;
+        let (relative, look) = (self.relative.as_ref(), &plan.look);
+        let attention = Attention { heads: &self.heads, query, key_value, relative, look };
+        match &self.disentangled {
+            Some(positions) => {
+                let padded = Padded::new(&attention)?;
+                let scores = (padded.scores()? + positions.scores(&padded, look)?)?;
+                padded.weigh(&scores, &attention)
+            }
+            None => attention.context(&self.ops),
         }
-        let mut scores = (scores * f64::from(self.heads.scale))?;
-        if let Some(relative) = &self.relative {
-            scores = look.over_candidates(&scores)?.broadcast_add(&look.biases(relative)?)?;
-        }
-        if let Some(cap) = self.heads.cap {
-            let cap = f64::from(cap);
-            scores = ((scores / cap)?.tanh()? * cap)?;
-        }
-        padded.weigh(&scores, self.heads.sight, look)
     }
 }
 
 impl Cross {
-    /// Runs on `rows`, over the encoder's rows `encoded`.
-    pub(super) fn forward(&self, rows: &Tensor, encoded: &Tensor, look: &Look) -> Result<Tensor> {
-        let query = self.query.forward(&self.norms.input(rows)?)?;
-        let key_value = self.key_value.forward(encoded)?;
-        let padded = Padded::new(&self.heads, &query, &key_value, look)?;
-        let scores = (padded.scores()? * f64::from(self.heads.scale))?;
-        let context = padded.weigh(&scores, self.heads.sight, look)?;
-        self.norms.join(&self.output.forward(&context)?, rows)
+    /// The branch's output for `rows` as it reads them, over the encoder's rows `encoded`.
+    pub(super) fn forward(&self, ops: &Ops, rows: &Tensor, encoded: &Tensor, plan: &Plan) -> Result<Tensor> {
+        let Some(look) = &plan.across else {
+            bail!("a decoder's plan says which of the encoder's rows it sees")
+        };
+        let (query, key_value) = (&ops.linear(&self.query, rows)?, &ops.linear(&self.key_value, encoded)?);
+        let attention = Attention { heads: &self.heads, query, key_value, relative: None, look };
+        ops.linear(&self.output, &attention.context(ops)?)
+    }
+}
+
+impl Attention<'_> {
+    /// `softmax(cap(scale Q K^T + relative)) V` of the wanted rows, `[wanted, queries * width]`.
+    pub(super) fn context(&self, ops: &Ops) -> Result<Tensor> {
+        if let Some(context) = ops.attend(self)? {
+            return Ok(context);
+        }
+        let padded = Padded::new(self)?;
+        padded.weigh(&padded.scores()?, self)
     }
 }
 
@@ -52,7 +60,8 @@ struct Padded {
 }
 
 impl Padded {
-    fn new(heads: &Heads, query: &Tensor, key_value: &Tensor, look: &Look) -> Result<Self> {
+    fn new(attention: &Attention<'_>) -> Result<Self> {
+        let Attention { heads, query, key_value, look, .. } = *attention;
         let (groups, width) = (heads.keys, heads.width);
         let (sequences, asking, len) = (look.sequences(), look.asking, look.len);
         let query = query.index_select(&look.queries, 0)?;
@@ -71,17 +80,25 @@ impl Padded {
     }
 
     /// Scores to weights to the wanted rows' context.
-    fn weigh(&self, scores: &Tensor, sight: Sight, look: &Look) -> Result<Tensor> {
-        let scores = match look.mask(sight)? {
-            Some(mask) => look.over_candidates(scores)?.broadcast_add(&mask)?,
-            None => scores.clone(),
-        };
+    fn weigh(&self, scores: &Tensor, attention: &Attention<'_>) -> Result<Tensor> {
+        let (heads, look) = (&self.heads, attention.look);
+        let mut scores = (scores * f64::from(heads.scale))?;
+        if let Some(relative) = attention.relative {
+            scores = look.over_candidates(&scores)?.broadcast_add(&look.biases(relative)?)?;
+        }
+        if let Some(cap) = heads.cap {
+            let cap = f64::from(cap);
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
+        if let Some(mask) = look.mask(heads.sight)? {
+            scores = look.over_candidates(&scores)?.broadcast_add(&mask)?;
+        }
         let weights = softmax_last_dim(&scores.contiguous()?)?.to_dtype(self.value.dtype())?;
         let (sequences, groups, len, width) = self.value.dims4()?;
         let context = weights.reshape((sequences, groups, (), len))?.matmul(&self.value)?;
-        let context = context.reshape((sequences, self.heads.queries, look.asking, width))?;
+        let context = context.reshape((sequences, heads.queries, look.asking, width))?;
         let rows = context.transpose(1, 2)?.contiguous()?;
-        rows.reshape((sequences * look.asking, self.heads.query_width()))?.index_select(&look.context, 0)
+        rows.reshape((sequences * look.asking, heads.query_width()))?.index_select(&look.context, 0)
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::block::{Block, Cross, FeedForward, Linear, Norm, Norms, Positions, Relative, Turns};
+use super::block::{Block, Cross, FeedForward, Positions, Turns};
+use super::ops::{Linear, Norm, Norms, Ops, Relative};
 use crate::backbone::{self, Backbone, Rotary};
 
 /// Weights of one model on a device. Embedding tables stay with the [`Backbone`]: rows come embedded.
 pub struct DeviceBackbone {
+    pub(super) ops: Arc<Ops>,
     pub(super) device: Device,
     pub(super) dtype: DType,
     pub(super) hidden: usize,
@@ -45,7 +47,8 @@ impl DeviceBackbone {
     /// The device's, out of memory before all; a backbone that was not loaded as `f32`.
     pub fn of(backbone: &Backbone, device: &Device, dtype: DType) -> Result<Self> {
         let positions = backbone.max_tokens();
-        let mut upload = Upload { device, dtype, positions, turns: Vec::new() };
+        let ops = Arc::new(Ops::new(device, dtype)?);
+        let mut upload = Upload { ops, device, dtype, positions, turns: Vec::new() };
         let blocks = backbone.blocks.iter().map(|block| upload.block(block)).collect::<Result<_>>()?;
         let decoder = match &backbone.decoder {
             Some(decoder) => Some(Stack {
@@ -55,15 +58,10 @@ impl DeviceBackbone {
             None => None,
         };
         let transform = backbone.head.as_ref().and_then(|head| head.transform.as_ref());
-        Ok(Self {
-            device: device.clone(),
-            dtype,
-            hidden: backbone.hidden(),
-            blocks,
-            final_norm: backbone.final_norm.as_ref().map(|norm| upload.norm(norm)).transpose()?,
-            decoder,
-            transform: transform.map(|transform| upload.transform(transform)).transpose()?,
-        })
+        let transform = transform.map(|transform| upload.transform(transform)).transpose()?;
+        let final_norm = backbone.final_norm.as_ref().map(|norm| upload.norm(norm)).transpose()?;
+        let (ops, hidden) = (upload.ops, backbone.hidden());
+        Ok(Self { ops, device: device.clone(), dtype, hidden, blocks, final_norm, decoder, transform })
     }
 
     /// Hidden states as a tensor, `[rows, hidden]`.
@@ -74,6 +72,7 @@ impl DeviceBackbone {
 
 /// The way of one model's weights to a device.
 struct Upload<'a> {
+    ops: Arc<Ops>,
     device: &'a Device,
     dtype: DType,
     positions: usize,
@@ -86,6 +85,7 @@ impl Upload<'_> {
         let heads = block.heads;
         let norm = |norm: &Option<backbone::Norm>| norm.as_ref().map(|norm| self.norm(norm)).transpose();
         Ok(Block {
+            ops: Arc::clone(&self.ops),
             query_norm: norm(&block.query_norm)?,
             key_norm: norm(&block.key_norm)?,
             query: self.linear(&block.query)?,

@@ -5,71 +5,10 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::ops::{layer_norm, rms_norm};
 
-use super::plan::{Look, Plan};
-use crate::backbone::{Activation, Heads, NormKind};
-
-/// `y = x W^T + b`.
-pub(super) struct Linear {
-    /// `[outputs, depth]`
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// `[rows, depth]` of any type to `[rows, outputs]` of the weights' type.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
-}
-
-/// A norm over rows.
-pub(super) struct Norm {
-    pub(super) kind: NormKind,
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-    pub(super) eps: f32,
-}
-
-impl Norm {
-    /// Each run of `weight.len()` numbers normed, as `f32`, in the shape it has.
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let rows = x.to_dtype(DType::F32)?.contiguous()?.reshape(((), self.weight.elem_count()))?;
-        let normed = match (self.kind, &self.bias) {
-            (NormKind::Layer { .. }, Some(bias)) => layer_norm(&rows, &self.weight, bias, self.eps)?,
-            _ => rms_norm(&rows, &self.weight, self.eps)?,
-        };
-        normed.reshape(x.shape())
-    }
-}
-
-/// The norms of one branch, see [`crate::backbone::Norms`].
-pub(super) struct Norms {
-    pub(super) input: Option<Norm>,
-    pub(super) branch: Option<Norm>,
-    pub(super) sum: Option<Norm>,
-}
-
-impl Norms {
-    pub(super) fn input(&self, x: &Tensor) -> Result<Tensor> {
-        self.input.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.apply(x))
-    }
-
-    /// The branch's output joined with the residual stream, as `f32`.
-    pub(super) fn join(&self, out: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let out = match &self.branch {
-            Some(norm) => norm.apply(out)?,
-            None => out.to_dtype(DType::F32)?,
-        };
-        let sum = (out + residual)?;
-        self.sum.as_ref().map_or_else(|| Ok(sum.clone()), |norm| norm.apply(&sum))
-    }
-}
+use super::ops::{Added, Joining, Linear, Norm, Norms, Ops, Relative, Rows};
+use super::plan::Plan;
+use crate::backbone::{Activation, Heads};
 
 /// See [`crate::backbone::FeedForward`].
 pub(super) struct FeedForward {
@@ -80,25 +19,9 @@ pub(super) struct FeedForward {
 }
 
 impl FeedForward {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = self.up.forward(x)?;
-        if !self.gated {
-            return self.down.forward(&activate(self.activation, &wide)?);
-        }
-        let width = wide.dim(1)? / 2;
-        let gate = wide.narrow(1, 0, width)?.contiguous()?;
-        let gated = (activate(self.activation, &gate)? * wide.narrow(1, width, width)?)?;
-        self.down.forward(&gated)
-    }
-}
-
-/// An activation, element by element.
-pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
-    match activation {
-        Activation::GeluErf => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
-        Activation::Relu => x.relu(),
-        Activation::Silu => x.silu(),
+    fn forward(&self, ops: &Ops, x: &Tensor) -> Result<Tensor> {
+        let wide = ops.linear(&self.up, x)?;
+        ops.linear(&self.down, &ops.activate(self.activation, self.gated, &wide)?)
     }
 }
 
@@ -127,12 +50,6 @@ impl Turns {
     }
 }
 
-/// T5's positions: `[2 * reach + 1, heads]`.
-pub(super) struct Relative {
-    pub(super) reach: usize,
-    pub(super) table: Tensor,
-}
-
 /// DeBERTa's positions: `[heads, width, positions]` each.
 pub(super) struct Positions {
     /// Row of the tables for query minus key, from the farthest before to the farthest after.
@@ -152,6 +69,7 @@ pub(super) struct Cross {
 
 /// Weights of one block, see [`crate::backbone::Block`].
 pub(super) struct Block {
+    pub(super) ops: Arc<Ops>,
     pub(super) heads: Heads,
     pub(super) query: Linear,
     pub(super) key_value: Linear,
@@ -179,43 +97,77 @@ pub(super) struct Projected {
 /// A block's input.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
-    /// Text rows, then prompt rows: `[rows, hidden]`.
+    /// The residual stream of the text rows, then of the prompt rows: `[rows, hidden]`.
     pub(super) rows: &'a Tensor,
+    /// The same rows as the attention reads them, where they are made already; of the prompt's rows alone where the
+    /// text's projections are known.
+    pub(super) entering: Option<&'a Tensor>,
     /// In `prefix`, the prompts' keys and values: `[n, 2 * keys * width]`, or as many for each candidate.
     pub(super) prefix: Option<&'a Tensor>,
     /// The text rows' projections, where they are known.
     pub(super) known: Option<&'a Projected>,
-    /// What a decoder's block sees of the encoder.
-    pub(super) encoded: Option<(&'a Tensor, &'a Look)>,
+    /// What a decoder's block sees of the encoder, `[rows, hidden]`.
+    pub(super) encoded: Option<&'a Tensor>,
+}
+
+impl<'a> Input<'a> {
+    /// Rows and nothing else.
+    pub(super) fn of(rows: &'a Tensor) -> Self {
+        Self { rows, entering: None, prefix: None, known: None, encoded: None }
+    }
+}
+
+/// What follows a block.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Next<'a> {
+    /// The next layer's prompt.
+    pub(super) prompt: Option<Added<'a>>,
+    /// The norm that the next block's attention reads through.
+    pub(super) norm: Option<&'a Norm>,
 }
 
 impl Block {
-    /// The rows of the output that `plan` wants, `[wanted, hidden]`.
-    pub(super) fn forward(&self, input: Input<'_>, plan: &Plan) -> Result<Tensor> {
+    /// The rows of the output that `plan` wants, `[wanted, hidden]`, ready for what follows.
+    pub(super) fn forward(&self, input: Input<'_>, plan: &Plan, next: Next<'_>) -> Result<Rows> {
         let residual = plan.wanted(input.rows)?;
-        let Projected { query, key_value } = self.projections(&input, &residual, plan)?;
+        let Projected { query, key_value } = self.projections(&input, plan)?;
         let key_value = match input.prefix {
             Some(prefix) => Tensor::cat(&[&key_value, prefix], 0)?,
             None => key_value,
         };
-        let context = self.attend(&query, &key_value, plan)?;
-        let mut attended = self.attention_norms.join(&self.output.forward(&context)?, &residual)?;
-        if let (Some(cross), Some((rows, look))) = (&self.cross, input.encoded) {
-            attended = cross.forward(&attended, rows, look)?;
-        }
-        let entering = self.feed_forward_norms.input(&attended)?;
-        self.feed_forward_norms.join(&self.feed_forward.forward(&entering)?, &attended)
+        let out = self.ops.linear(&self.output, &self.attend(&query, &key_value, plan)?)?;
+        let feed_forward = Next { norm: self.feed_forward_norms.input.as_ref(), prompt: None };
+        let attended = match (&self.cross, input.encoded) {
+            (Some(cross), Some(encoded)) => {
+                let crossing = Next { norm: cross.norms.input.as_ref(), prompt: None };
+                let rows = self.join(&self.attention_norms, (&out, &residual), crossing)?;
+                let out = cross.forward(&self.ops, &rows.entering, encoded, plan)?;
+                self.join(&cross.norms, (&out, &rows.stream), feed_forward)?
+            }
+            _ => self.join(&self.attention_norms, (&out, &residual), feed_forward)?,
+        };
+        let out = self.feed_forward.forward(&self.ops, &attended.entering)?;
+        self.join(&self.feed_forward_norms, (&out, &attended.stream), next)
+    }
+
+    fn join(&self, norms: &Norms, (out, residual): (&Tensor, &Tensor), next: Next<'_>) -> Result<Rows> {
+        self.ops.join(&Joining { norms, out, residual, prompt: next.prompt, next: next.norm })
+    }
+
+    /// Rows of the stream as the attention reads them.
+    fn entering(&self, rows: &Tensor) -> Result<Tensor> {
+        self.attention_norms.input.as_ref().map_or_else(|| Ok(rows.clone()), |norm| norm.apply(rows))
     }
 
     /// Queries of the rows that ask, keys and values of all.
-    fn projections(&self, input: &Input<'_>, residual: &Tensor, plan: &Plan) -> Result<Projected> {
+    fn projections(&self, input: &Input<'_>, plan: &Plan) -> Result<Projected> {
         if let Some(known) = input.known {
-            return self.completed(known, input.rows, plan);
+            return self.completed(known, input, plan);
         }
-        let entering = self.attention_norms.input(input.rows)?;
+        let entering = input.entering.map_or_else(|| self.entering(input.rows), |rows| Ok(rows.clone()))?;
         let key_value = self.keys(&entering, &plan.positions)?;
         let query = if plan.wanted_ask {
-            self.queries(&self.attention_norms.input(residual)?, &plan.wanted_positions)?
+            self.queries(&plan.wanted(&entering)?, &plan.wanted_positions)?
         } else {
             self.queries(&entering, &plan.positions)?
         };
@@ -223,13 +175,16 @@ impl Block {
     }
 
     /// The known projections of text rows, and behind them those of the prompt's rows.
-    fn completed(&self, known: &Projected, rows: &Tensor, plan: &Plan) -> Result<Projected> {
+    fn completed(&self, known: &Projected, input: &Input<'_>, plan: &Plan) -> Result<Projected> {
         let text = known.key_value.dim(0)?;
-        let count = rows.dim(0)? - text;
+        let count = input.rows.dim(0)? - text;
         if count == 0 {
             return Ok(known.clone());
         }
-        let entering = self.attention_norms.input(&rows.narrow(0, text, count)?)?;
+        let entering = match input.entering {
+            Some(rows) => rows.clone(),
+            None => self.entering(&input.rows.narrow(0, text, count)?)?,
+        };
         let positions = plan.positions.narrow(0, text, count)?;
         let key_value = self.keys(&entering, &positions)?;
         let query = if plan.prompt_asks {
@@ -242,7 +197,7 @@ impl Block {
 
     /// Queries, keys and values of rows at `positions`.
     pub(super) fn project(&self, rows: &Tensor, positions: &Tensor) -> Result<Projected> {
-        let entering = self.attention_norms.input(rows)?;
+        let entering = self.entering(rows)?;
         Ok(Projected {
             query: self.queries(&entering, positions)?,
             key_value: self.keys(&entering, positions)?,
@@ -251,17 +206,17 @@ impl Block {
 
     /// Keys and values of prompts' rows, `[rows, hidden]` to `[rows, 2 * keys * width]`.
     pub(super) fn prefix(&self, prompts: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        self.keys(&self.attention_norms.input(prompts)?, positions)
+        self.keys(&self.entering(prompts)?, positions)
     }
 
     /// Queries of normed rows, each head normed and turned.
     fn queries(&self, rows: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        self.heads_of(self.query.forward(rows)?, self.query_norm.as_ref(), positions)
+        self.heads_of(self.ops.linear(&self.query, rows)?, self.query_norm.as_ref(), positions)
     }
 
     /// Keys and values of normed rows, each key head normed and turned.
     fn keys(&self, rows: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let both = self.key_value.forward(rows)?;
+        let both = self.ops.linear(&self.key_value, rows)?;
         if self.key_norm.is_none() && self.rotary.is_none() {
             return Ok(both);
         }

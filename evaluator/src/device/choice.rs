@@ -43,6 +43,13 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// Of the weights' way to a device.
+    pub(crate) fn upload(device: Device, error: &candle_core::Error) -> Self {
+        Self::Upload { device, reason: first_line(error) }
+    }
+}
+
 /// Opens `device` for linear layers in `dtype`; `None` is the processor.
 ///
 /// # Errors
@@ -50,13 +57,13 @@ pub enum DeviceError {
 pub fn open(device: Device, dtype: Dtype) -> Result<Option<(candle_core::Device, DType)>, DeviceError> {
     let opened = match device {
         Device::Cpu => return Ok(None),
-        Device::Cuda(_) if !cfg!(feature = "cuda") => {
-            return Err(DeviceError::Built { name: "CUDA", feature: "cuda" });
-        }
         Device::Metal if !cfg!(feature = "metal") => {
             return Err(DeviceError::Built { name: "Metal", feature: "metal" });
         }
-        Device::Cuda(number) => candle_core::Device::new_cuda(number),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(number) => super::cuda::open(number),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => return Err(DeviceError::Built { name: "CUDA", feature: "cuda" }),
         Device::Metal => candle_core::Device::new_metal(0),
     };
     let dtype = match dtype {
@@ -70,15 +77,14 @@ pub fn open(device: Device, dtype: Dtype) -> Result<Option<(candle_core::Device,
 }
 
 /// What a device says, without the traces that follow it.
-pub(crate) fn first_line(error: &candle_core::Error) -> String {
+fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "cuda", feature = "metal"))))]
 mod tests {
     use super::*;
 
-    #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn a_build_without_a_device_says_how_to_get_it() {
         assert!(matches!(open(Device::Cpu, Dtype::Int8), Ok(None)));

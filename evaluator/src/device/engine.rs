@@ -10,15 +10,19 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::backbone::DeviceBackbone;
-use super::block::{Input, Projected};
-use super::forward::{Prompts, Reading, Start, entering_rows};
+use super::block::{Input, Next, Projected};
+use super::forward::{Prompts, Reading, Start};
 use super::plan::{Layout, Own};
+use super::plans::{Chunk, Kept, Plans, Stage};
 use crate::backbone::{Place, Wanted};
-use crate::engine::pack::Batch;
+use crate::engine::pack::{Batch, Group};
 use crate::engine::{Engine, EngineError, Injection, Tokens, statistics};
 
 /// Padded rows at once while the statistics are taken, whatever the token budget: evaluators must agree on them.
 const STATISTICS_ROWS: usize = 4096;
+
+/// Numbers of a population's prompts on the device at once, 64 MiB: an upload waits for what is queued.
+const HELD: usize = 16 << 20;
 
 /// The engine of one run on a device.
 pub struct DeviceEngine {
@@ -27,6 +31,7 @@ pub struct DeviceEngine {
     /// The context's prompts, each `[n, hidden]`, or keys and values, `[n, 2 * keys * width]`.
     deep: Vec<Tensor>,
     cache: Option<Cache>,
+    plans: Kept,
 }
 
 /// Hidden states of the training examples at the input of one layer, the same for all its candidates.
@@ -46,7 +51,7 @@ impl DeviceEngine {
     /// # Errors
     /// The device's.
     pub fn new(host: Engine, backbone: Arc<DeviceBackbone>) -> Result<Self, EngineError> {
-        let mut engine = Self { host, backbone, deep: Vec::new(), cache: None };
+        let mut engine = Self { host, backbone, deep: Vec::new(), cache: None, plans: Kept::default() };
         engine.deep = engine.formed(&engine.host.initial_prompts())?;
         Ok(engine)
     }
@@ -89,44 +94,71 @@ impl DeviceEngine {
             Some(cache) if cache.layer <= layer => cache,
             _ => self.bottom()?,
         };
-        let cache = self.reach(cache, layer, &self.deep, self.limit())?;
+        let mut plans = std::mem::take(&mut self.plans);
+        let cache = self.reach((cache, &mut plans), layer, &self.deep, self.limit())?;
         let cache = self.projected(cache)?;
-        let logits = self.population(&cache, prompts, examples);
-        self.cache = Some(cache);
+        let logits = self.population((&cache, &mut plans), prompts, &examples);
+        (self.plans, self.cache) = (plans, Some(cache));
         Ok(logits?)
     }
 
-    /// The population's chunks, one after the other.
+    /// The population, as many prompts at a time as are held on the device.
     fn population(
         &self,
-        cache: &Cache,
+        (cache, plans): (&Cache, &mut Kept),
         prompts: &[Vec<f32>],
-        examples: Range<usize>,
+        examples: &Range<usize>,
     ) -> candle_core::Result<Vec<Vec<f32>>> {
-        let batch = &self.host.batch;
         let mut logits = vec![Vec::new(); prompts.len()];
-        for group in batch.grouped(self.cut(batch, examples, self.limit())) {
-            let padded = group.spans.len() * self.longest(batch, &group.examples);
-            let most = (self.limit() / padded.max(1)).max(1);
-            let even = prompts.len().div_ceil(prompts.len().div_ceil(most).max(1)).max(1);
-            for (first, prompts) in (0..).step_by(even).zip(prompts.chunks(even)) {
-                let own = self.form(cache.layer, prompts)?;
-                let layout = self.layout(batch.place, &group.spans, prompts.len());
-                let reading = Reading {
-                    reads: self.host.head.reads(),
-                    picks: &batch.picks[group.examples.clone()],
-                    given: batch.group_given(&group, self.backbone.hidden),
-                    transformed: self.host.head.transforms(),
-                };
-                let under = Prompts { deep: &self.deep, candidates: Some(&own) };
-                let rows = self.backbone.run(layout, cache.slice(batch, &group.examples)?, under, reading)?;
-                let classified = self.classify(&rows)?;
-                let each = classified.len() / prompts.len();
-                let parts = logits[first..].iter_mut().zip(classified.chunks_exact(each.max(1)));
-                parts.for_each(|(logits, part)| logits.extend_from_slice(part));
+        let each = prompts.first().map_or(1, Vec::len).max(1);
+        let held = (HELD / each).max(1);
+        let groups = self.host.batch.grouped(self.cut(&self.host.batch, examples.clone(), self.limit()));
+        for (prompts, logits) in prompts.chunks(held).zip(logits.chunks_mut(held)) {
+            let own = self.form(cache.layer, prompts)?;
+            for group in &groups {
+                self.group((cache, plans), group, &own, logits)?;
             }
         }
         Ok(logits)
+    }
+
+    /// Some candidates with some examples: all chunks are queued before the first is waited for.
+    fn group(
+        &self,
+        (cache, plans): (&Cache, &mut Kept),
+        group: &Group,
+        own: &Tensor,
+        logits: &mut [Vec<f32>],
+    ) -> candle_core::Result<()> {
+        let batch = &self.host.batch;
+        let padded = group.spans.len() * self.longest(batch, &group.examples);
+        let most = (self.limit() / padded.max(1)).max(1);
+        let even = logits.len().div_ceil(logits.len().div_ceil(most).max(1)).max(1);
+        let (reads, transformed) = (self.host.head.reads(), self.host.head.transforms());
+        let mut queued = Vec::new();
+        for first in (0..logits.len()).step_by(even) {
+            let count = even.min(logits.len() - first);
+            let layout = self.layout(batch.place, &group.spans, count);
+            let reading = Reading {
+                reads,
+                picks: &batch.picks[group.examples.clone()],
+                given: batch.group_given(group, self.backbone.hidden),
+                transformed,
+            };
+            let rows = own.dim(0)? / logits.len();
+            let candidates = own.narrow(0, first * rows, count * rows)?;
+            let under = Prompts { deep: &self.deep, candidates: Some(&candidates) };
+            let plans = plans.of(Chunk { examples: group.examples.clone(), candidates: count });
+            let start = cache.slice(batch, &group.examples)?;
+            queued.push(self.backbone.run((layout, plans), start, under, reading)?);
+        }
+        for (logits, rows) in logits.chunks_mut(even).zip(queued) {
+            let classified = self.classify(&rows)?;
+            let each = (classified.len() / logits.len()).max(1);
+            let parts = logits.iter_mut().zip(classified.chunks_exact(each));
+            parts.for_each(|(logits, part)| logits.extend_from_slice(part));
+        }
+        Ok(())
     }
 
     /// As [`Engine::score`].
@@ -151,7 +183,12 @@ impl DeviceEngine {
             };
             let start = Start { layer: 0, text: start.text, prompt: start.prompt, known: None };
             let under = Prompts { deep: &deep, candidates: None };
-            logits.extend(self.classify(&self.backbone.run(layout, start, under, reading)?)?);
+            logits.extend(self.classify(&self.backbone.run(
+                (layout, &mut Plans::default()),
+                start,
+                under,
+                reading,
+            )?)?);
         }
         Ok(logits)
     }
@@ -169,9 +206,9 @@ impl DeviceEngine {
             Injection::Prefix => self.deep.clone(), // the initial prompts: nothing has been set yet
         };
         let mut stds = vec![statistics::table_std(&self.host.backbone.embeddings.word)];
-        let mut cache = self.bottom()?;
+        let (mut cache, mut plans) = (self.bottom()?, Kept::default());
         for layer in 1..layers {
-            cache = self.reach(cache, layer, &zero, STATISTICS_ROWS)?;
+            cache = self.reach((cache, &mut plans), layer, &zero, STATISTICS_ROWS)?;
             let prompt = cache.prompt.as_ref().map(numbers).transpose()?.unwrap_or_default();
             let times = if self.own() == Own::Shared { self.host.tokens.len() } else { 1 };
             stds.push(statistics::clipped_std(&numbers(&cache.text)?, &prompt.repeat(times)));
@@ -198,7 +235,7 @@ impl DeviceEngine {
     /// Brings a cache to the input of `layer`, layer by layer under the prompts `deep`.
     fn reach(
         &self,
-        mut cache: Cache,
+        (mut cache, plans): (Cache, &mut Kept),
         layer: usize,
         deep: &[Tensor],
         limit: usize,
@@ -211,11 +248,13 @@ impl DeviceEngine {
                 let layout = self.layout(batch.place, &group.spans, 1);
                 let start = cache.slice(batch, &group.examples)?;
                 let added = deep.get(cache.layer);
-                let rows = entering_rows(&start.text, start.prompt.as_ref(), added, layout)?;
+                let under = (&start.text, start.prompt.as_ref());
+                let (rows, _) = self.backbone.entering(cache.layer, batch.place.rows, under, added)?;
                 let prefix = added.filter(|_| layout.own == Own::Prefix);
-                let input = Input { rows: &rows, prefix, known: None, encoded: None };
-                let rows =
-                    self.backbone.blocks[cache.layer].forward(input, &layout.plan(Wanted::All, false)?)?;
+                let input = Input { prefix, ..Input::of(&rows) };
+                let plans = plans.of(Chunk { examples: group.examples.clone(), candidates: 1 });
+                let plan = plans.of(Stage::Context, || layout.plan(Wanted::All, false))?;
+                let rows = self.backbone.blocks[cache.layer].forward(input, plan, Next::default())?.stream;
                 let (text, own) = (layout.text(), layout.prompt());
                 texts.push(rows.narrow(0, 0, text)?);
                 if own > 0 && (layout.own == Own::Rows || prompts.is_empty()) {
@@ -278,7 +317,8 @@ impl DeviceEngine {
 
     /// Prompts of one layer as its block takes them, one after the other.
     fn form(&self, layer: usize, prompts: &[impl AsRef<[f32]>]) -> candle_core::Result<Tensor> {
-        let all: Vec<f32> = prompts.iter().flat_map(|prompt| prompt.as_ref().iter().copied()).collect();
+        let mut all = Vec::with_capacity(prompts.iter().map(|prompt| prompt.as_ref().len()).sum());
+        prompts.iter().for_each(|prompt| all.extend_from_slice(prompt.as_ref()));
         let place = self.host.batch.place;
         self.backbone.form(layer, self.own(), place, &self.backbone.rows(&all)?)
     }

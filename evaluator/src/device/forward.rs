@@ -3,8 +3,10 @@
 use candle_core::{Result, Tensor};
 
 use super::backbone::{DeviceBackbone, Stack};
-use super::block::{Input, Norm, Projected, activate};
+use super::block::{Input, Next, Projected};
+use super::ops::{Added, Entering, Norm};
 use super::plan::{Layout, Own, Plan};
+use super::plans::{Plans, Stage};
 use crate::backbone::{Place, Rows, Wanted};
 use crate::engine::read_out::Reads;
 
@@ -46,7 +48,7 @@ impl DeviceBackbone {
     /// where it has one.
     pub(super) fn run(
         &self,
-        layout: Layout<'_>,
+        (layout, plans): (Layout<'_>, &mut Plans),
         start: Start,
         prompts: Prompts<'_>,
         reading: Reading<'_>,
@@ -56,16 +58,16 @@ impl DeviceBackbone {
             Reads::Text => Wanted::Text,
             Reads::All => Wanted::All,
         };
-        let rows = finish(self.final_norm.as_ref(), self.stack(layout, start, prompts, top)?)?;
+        let rows = finish(self.final_norm.as_ref(), self.stack((layout, plans), start, prompts, top)?)?;
         let rows = match (&self.decoder, reading.given, reading.reads) {
-            (Some(decoder), Some(given), _) => self.decode(decoder, (&rows, layout), given)?,
+            (Some(decoder), Some(given), _) => self.decode(decoder, plans, (&rows, layout), given)?,
             (_, _, Reads::Text) => mean(&rows, layout)?,
             _ => rows,
         };
         match &self.transform {
             Some(transform) if reading.transformed => {
-                let dense = transform.dense.forward(&rows)?;
-                transform.norm.apply(&activate(transform.activation, &dense)?)
+                let dense = self.ops.linear(&transform.dense, &rows)?;
+                transform.norm.apply(&self.ops.activate(transform.activation, false, &dense)?)
             }
             _ => Ok(rows),
         }
@@ -74,47 +76,51 @@ impl DeviceBackbone {
     /// All layers from the start on.
     fn stack(
         &self,
-        layout: Layout<'_>,
+        (layout, plans): (Layout<'_>, &mut Plans),
         start: Start,
         prompts: Prompts<'_>,
         top: Wanted<'_>,
     ) -> Result<Tensor> {
         let last = self.blocks.len() - 1;
-        let Start { layer: first, mut text, mut prompt, known } = start;
+        let Start { layer: first, text, prompt, known } = start;
         let (count, own) = (layout.candidates * layout.text(), layout.candidates * layout.prompt());
-        let mut between: Option<Plan> = None;
+        let added = prompts.candidates.or(prompts.deep.get(first));
+        let (mut rows, own_entering) =
+            self.entering(first, layout.place.rows, (&text, prompt.as_ref()), added)?;
+        let mut entering = own_entering.filter(|_| known.is_some());
         for layer in first..=last {
-            let entering = layer == first;
-            let here = Layout {
-                text_shared: entering,
-                prefix_each: entering && prompts.candidates.is_some(),
-                ..layout
-            };
-            let wanted = if layer == last { top } else { Wanted::All };
-            let known = known.as_ref().filter(|_| entering);
-            let plan = match between.take() {
-                Some(plan) if layer < last => plan,
-                _ => here.plan(wanted, known.is_some())?,
-            };
-            let added = prompts.candidates.filter(|_| entering).or(prompts.deep.get(layer));
-            let entered = entering_rows(&text, prompt.as_ref(), added, here)?;
+            let (entering_here, at_top) = (layer == first, layer == last);
+            let prefix_each = entering_here && prompts.candidates.is_some();
+            let here = Layout { text_shared: entering_here, prefix_each, ..layout };
+            let known = known.as_ref().filter(|_| entering_here);
+            let stage = Stage::Layer { first: entering_here, last: at_top };
+            let wanted = if at_top { top } else { Wanted::All };
+            let plan = plans.of(stage, || here.plan(wanted, known.is_some()))?;
+            let added = prompts.candidates.filter(|_| entering_here).or(prompts.deep.get(layer));
             let prefix = added.filter(|_| here.own == Own::Prefix);
-            let input = Input { rows: &entered, prefix, known, encoded: None };
-            let rows = self.blocks[layer].forward(input, &plan)?;
-            if layer == last {
-                return Ok(rows);
-            }
-            text = rows.narrow(0, 0, count)?;
-            prompt = if own > 0 { Some(rows.narrow(0, count, own)?) } else { None };
-            between = Some(plan).filter(|_| !entering);
+            let input = Input { rows: &rows, entering: entering.as_ref(), prefix, known, encoded: None };
+            let next = match self.blocks.get(layer + 1) {
+                Some(block) => Next {
+                    prompt: prompts
+                        .deep
+                        .get(layer + 1)
+                        .filter(|_| own > 0)
+                        .map(|prompt| Added { prompt, first: count }),
+                    norm: block.attention_norms.input.as_ref(),
+                },
+                None => Next::default(),
+            };
+            let left = self.blocks[layer].forward(input, plan, next)?;
+            (rows, entering) = (left.stream, Some(left.entering));
         }
-        Ok(text)
+        Ok(rows)
     }
 
     /// The decoder's rows that are read, over an encoder's output.
     fn decode(
         &self,
         decoder: &Stack,
+        plans: &mut Plans,
         (encoded, encoder): (&Tensor, Layout<'_>),
         given: Rows<'_>,
     ) -> Result<Tensor> {
@@ -125,11 +131,29 @@ impl DeviceBackbone {
         for (layer, block) in decoder.blocks.iter().enumerate() {
             let here = Layout { spans: given.spans, place, own, text_shared: layer == 0, ..encoder };
             let wanted = if layer == last { Wanted::One(given.picks) } else { Wanted::Text };
-            let (plan, look) = (here.plan(wanted, false)?, here.across(&encoder, wanted)?);
-            let encoded = Some((encoded, &look));
-            rows = block.forward(Input { rows: &rows, prefix: None, known: None, encoded }, &plan)?;
+            let plan = plans.of(Stage::Decoder { first: layer == 0, last: layer == last }, || {
+                let across = Some(here.across(&encoder, wanted)?);
+                Ok(Plan { across, ..here.plan(wanted, false)? })
+            })?;
+            let input = Input { encoded: Some(encoded), ..Input::of(&rows) };
+            rows = block.forward(input, plan, Next::default())?.stream;
         }
         finish(decoder.final_norm.as_ref(), rows)
+    }
+
+    /// The rows that enter a layer: the text's, and in `add` the prompt's with the layer's prompt added to each
+    /// example's; and those of the prompt as the layer reads them.
+    pub(super) fn entering(
+        &self,
+        layer: usize,
+        n: usize,
+        (text, prompt): (&Tensor, Option<&Tensor>),
+        added: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (Some(rows), Some(prompts)) = (prompt, added) else { return Ok((text.clone(), None)) };
+        let next = self.blocks[layer].attention_norms.input.as_ref();
+        let entered = self.ops.enter(&Entering { rows, prompts, n, next })?;
+        Ok((Tensor::cat(&[text, &entered.stream], 0)?, Some(entered.entering)))
     }
 
     /// Prompts `[count * n, hidden]` as the blocks of `layer` take them.
@@ -140,20 +164,6 @@ impl DeviceBackbone {
         let positions = (0..prompts.dim(0)?).map(|row| place.prompt(row % place.rows));
         self.blocks[layer].prefix(prompts, &super::plan::index(&self.device, positions)?)
     }
-}
-
-/// The rows that enter a layer: the text's, and in `add` the prompt's with the layer's prompt added to each example's.
-pub(super) fn entering_rows(
-    text: &Tensor,
-    prompt: Option<&Tensor>,
-    added: Option<&Tensor>,
-    layout: Layout<'_>,
-) -> Result<Tensor> {
-    let (Some(prompt), Some(added)) = (prompt, added) else { return Ok(text.clone()) };
-    let (hidden, n) = (text.dim(1)?, layout.place.rows);
-    let each = prompt.reshape(((), layout.prompt() / n, n, hidden))?;
-    let sum = each.broadcast_add(&added.reshape(((), 1, n, hidden))?)?;
-    Tensor::cat(&[text, &sum.reshape(((), hidden))?], 0)
 }
 
 fn finish(norm: Option<&Norm>, rows: Tensor) -> Result<Tensor> {

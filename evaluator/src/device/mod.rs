@@ -6,11 +6,16 @@ mod attention;
 mod backbone;
 mod block;
 mod choice;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod engine;
 mod forward;
+mod look;
+mod ops;
+mod peak;
 mod plan;
+mod plans;
 
 pub use backbone::DeviceBackbone;
-pub(crate) use choice::first_line;
 pub use choice::{DeviceError, open};
 pub use engine::DeviceEngine;

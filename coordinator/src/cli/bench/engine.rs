@@ -71,6 +71,7 @@ fn plan(args: &Evaluator) -> Result<Plan, Error> {
         subject: Subject::Shape(String::new()),
         injections: if injections.is_empty() { both } else { injections.iter().map(injection).collect() },
         dtypes: if dtypes.is_empty() { vec![spec::Dtype::F32] } else { dtypes },
+        device: args.device,
         examples: args.examples,
         prompt_tokens: args.prompt_tokens,
         population: args.population,

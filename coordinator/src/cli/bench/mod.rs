@@ -48,9 +48,12 @@ struct Evaluator {
     /// add or prefix, may be given several times. [default: both]
     #[arg(long, value_name = "INJECTION")]
     injection: Vec<String>,
-    /// f32, bf16 or int8, may be given several times. [default: f32]
+    /// f32, bf16, f16 (GPUs) or int8 (processors), may be given several times. [default: f32]
     #[arg(long, value_name = "TYPE")]
     dtype: Vec<String>,
+    /// cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    device: shared::spec::Device,
     /// Training examples, as long as SST-2's.
     #[arg(long, value_name = "N", default_value_t = 32)]
     examples: usize,

@@ -10,8 +10,9 @@ use crate::embedded::Row;
 use crate::error::Error;
 
 /// What must be equal for two results to be compared.
-const KIND: [&str; 9] = [
+const KIND: [&str; 10] = [
     "machine",
+    "device",
     "shape",
     "injection",
     "dtype",
