@@ -171,6 +171,7 @@ mod tests {
         let most = (1_u64 << 53) - 1;
         let mut numbers: Vec<u64> = (0..200).chain(most - 200..=most).collect();
         numbers.extend((0..53).flat_map(|bit| (1_u64 << bit).saturating_sub(50)..(1 << bit) + 50));
+        numbers.extend((1..4_u64).flat_map(|quarter| (quarter << 51) - 300..(quarter << 51) + 300));
         let edges = QUARTERS.into_iter().chain(DELICATE.map(|word| from_upper(word as u32)));
         let roots = (1..40).map(|k| TAU * 0.5_f64.sqrt() / f64::from(1 << (k % 8)) * f64::from(k) / 8.0);
         for edge in edges.chain(roots.filter(|x| *x < TAU)) {
