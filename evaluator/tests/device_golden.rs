@@ -218,6 +218,6 @@ fn minilm() {
     let case = Case::open(&folder("minilm"), &model);
     for injection in [Injection::Add, Injection::Prefix] {
         check(&case, injection, "similarity");
-        check_halves(&case, injection, "similarity");
+        check_halves(&case, injection, "similarity", HALVES);
     }
 }
