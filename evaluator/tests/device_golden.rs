@@ -83,6 +83,10 @@ fn check(case: &Case, injection: Injection, read_out: &str) {
             let others = ours.evaluate(layer, &candidates[1..], 1..train.len()).unwrap().concat();
             assert!(apart(&part, &others) <= FROM_OURS, "{what}, a part: {}", apart(&part, &others));
         }
+        // fewer candidates with the same examples: plans are kept by both
+        let fewer = engine.evaluate(0, &candidates[1..], 0..train.len()).unwrap().concat();
+        let others = ours.evaluate(0, &candidates[1..], 0..train.len()).unwrap().concat();
+        assert!(apart(&fewer, &others) <= FROM_OURS, "{name}: fewer candidates");
         // another prompt for a layer above the population's, under plans that are kept
         engine.set_prompt(context.len() - 1, &candidates[0]).unwrap();
         ours.set_prompt(context.len() - 1, &candidates[0]).unwrap();
