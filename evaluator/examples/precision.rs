@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use evaluator::backbone::Dtype;
+use evaluator::limits::Limits;
 use evaluator::model::Model;
-use evaluator::resources::{Limits, Resources};
+use evaluator::resources::Resources;
 use evaluator::session::Session;
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{Lease, Prepare, Start, Work};

@@ -7,11 +7,11 @@ use shared::gguf::Head;
 use shared::model::CONFIG;
 
 use crate::backbone::{Backbone, Dtype};
+use crate::limits::Limits;
 use crate::memory::{Footprint, Kept, Sizes};
 use crate::model::{LoadError, Model};
 use crate::models::census::Census;
 use crate::models::locate;
-use crate::resources::Limits;
 
 /// A model in numbers and words.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! - [`engine`]: the population forward
 //! - [`device`]: the same forward on tensors of a GPU
 //! - [`model`], [`runner`], [`session`], [`worker`]: a run's orders in, its reports out
-//! - [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
+//! - [`limits`], [`resources`], [`memory`], [`projections`]: what a run may keep in memory, and what it takes
 //! - [`mod@bench`]: what a candidate costs, and how near that is to the processor's limit
 //! - [`facts`]: what a model is and takes, for people to read
 //! - [`fetch`]: the model brought here first, or waited for
@@ -21,6 +21,7 @@ pub mod engine;
 pub mod facts;
 pub mod fetch;
 pub mod kernel;
+pub mod limits;
 pub mod memory;
 pub mod model;
 pub mod models;

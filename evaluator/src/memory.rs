@@ -3,9 +3,9 @@
 use shared::spec::{BatchTokens, KeepProjections};
 
 use crate::engine;
+use crate::limits::Limits;
 use crate::model::Model;
 use crate::projections::Keep;
-use crate::resources::Limits;
 
 /// Rows of a task that `auto` chooses from: more than the first the engine does not take.
 pub(crate) const TASK_CHOICES: [usize; 5] = [engine::TASK_ROWS, 256, 128, 64, 32];

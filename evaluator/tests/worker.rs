@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evaluator::backbone::Dtype;
+use evaluator::limits::Limits;
 use evaluator::model::Model;
 use evaluator::observe::Observer;
-use evaluator::resources::{Limits, Resources};
+use evaluator::resources::Resources;
 use evaluator::worker::{HEARTBEAT, Worker};
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
 use shared::messages::{Answer, ContextUpdate, Lease, Order, Prepare, Refused, Report, Start, Work};

@@ -5,7 +5,8 @@ use candle_nn::ops::softmax_last_dim;
 
 use super::block::{Block, Cross, Positions};
 use super::look::Look;
-use super::ops::{Attention, Ops};
+use super::ops::Ops;
+use super::parts::Attention;
 use super::plan::Plan;
 use crate::backbone::Heads;
 

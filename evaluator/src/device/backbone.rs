@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::block::{Block, Cross, FeedForward, Positions, Turns};
-use super::ops::{Linear, Norm, Norms, Ops, Relative};
+use super::look::Relative;
+use super::ops::Ops;
+use super::parts::{Linear, Norm, Norms};
 use crate::backbone::{self, Backbone, Rotary};
 
 /// Weights of one model on a device. Embedding tables stay with the [`Backbone`]: rows come embedded.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::ops::{Added, Joining, Linear, Norm, Norms, Ops, Relative, Rows};
+use super::look::Relative;
+use super::ops::Ops;
+use super::parts::{Added, Joining, Linear, Norm, Norms, Rows};
 use super::plan::Plan;
 use crate::backbone::{Activation, Heads};
 

@@ -272,7 +272,7 @@ impl DeviceEngine {
         }
         let batch = &self.host.batch;
         let text = batch.spans.iter().flat_map(|span| (0..span.len()).map(|row| batch.place.text(row)));
-        let positions = super::plan::index(&self.backbone.device, text)?;
+        let positions = super::look::index(&self.backbone.device, text)?;
         let known = self.backbone.blocks[cache.layer].project(&cache.text, &positions)?;
         Ok(Cache { known: Some(known), ..cache })
     }

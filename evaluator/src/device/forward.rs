@@ -1,13 +1,13 @@
 //! The forward pass of one chunk on a device: some candidates with some examples, from some layer to the top.
 
-use std::ops::Range;
-
 use candle_core::{Result, Tensor};
 
 use super::backbone::{DeviceBackbone, Stack};
 use super::block::{Input, Next, Projected};
-use super::ops::{Added, Entering, Norm};
-use super::plan::{Layout, Own, Plan, index};
+use super::look::index;
+use super::mean::mean;
+use super::parts::{Added, Entering, Norm};
+use super::plan::{Layout, Own, Plan};
 use super::plans::{Plans, Stage};
 use crate::backbone::{Place, Rows, Wanted};
 use crate::engine::read_out::Reads;
@@ -64,7 +64,7 @@ impl DeviceBackbone {
         let rows = finish(self.final_norm.as_ref(), rows)?;
         let rows = match (&self.decoder, reading.given, reading.reads) {
             (Some(decoder), Some(given), _) => self.decode(decoder, plans, (&rows, layout), given)?,
-            (_, _, Reads::Text) => mean(&rows, layout, plans)?,
+            (_, _, Reads::Text) => mean(&rows, layout, &mut plans.shares)?,
             _ => rows,
         };
         match &self.transform {
@@ -173,46 +173,4 @@ impl DeviceBackbone {
 
 fn finish(norm: Option<&Norm>, rows: Tensor) -> Result<Tensor> {
     norm.map_or_else(|| Ok(rows.clone()), |norm| norm.apply(&rows))
-}
-
-/// What each row counts in its example's mean.
-pub(super) struct Shares {
-    /// A candidate's text rows, example by example, each padded to the longest by its last: `[examples * longest]`.
-    rows: Tensor,
-    /// One by the example's rows, 0 where it is padded: `[examples, 1, longest]`.
-    weights: Tensor,
-}
-
-impl Shares {
-    fn new(layout: Layout<'_>) -> Result<Self> {
-        let longest = layout.spans.iter().map(Range::len).max().unwrap_or(0);
-        let row = |span: &Range<usize>| {
-            let last = span.end.saturating_sub(1);
-            span.clone().chain(std::iter::repeat(last)).take(longest).collect::<Vec<usize>>()
-        };
-        let weight = |span: &Range<usize>| {
-            let share = 1.0 / span.len() as f32;
-            let there = span.len();
-            (0..longest).map(move |row| if row < there { share } else { 0.0 })
-        };
-        let weights: Vec<f32> = layout.spans.iter().flat_map(weight).collect();
-        Ok(Self {
-            rows: index(layout.device, layout.spans.iter().flat_map(row))?,
-            weights: Tensor::from_vec(weights, (layout.spans.len(), 1, longest), layout.device)?,
-        })
-    }
-}
-
-/// The mean of each example's rows, `[candidates * examples, hidden]`.
-fn mean(rows: &Tensor, layout: Layout<'_>, plans: &mut Plans) -> Result<Tensor> {
-    let shares = match plans.shares.take() {
-        Some(shares) => shares,
-        None => Shares::new(layout)?,
-    };
-    let (examples, hidden) = (layout.spans.len(), rows.dim(1)?);
-    let rows = rows.reshape((layout.candidates, layout.text(), hidden))?.index_select(&shares.rows, 1)?;
-    let rows = rows.reshape((layout.candidates * examples, (), hidden))?;
-    let means = shares.weights.repeat((layout.candidates, 1, 1))?.matmul(&rows)?.squeeze(1);
-    plans.shares = Some(shares);
-    means
 }

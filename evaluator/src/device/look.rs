@@ -4,9 +4,35 @@ use std::cell::{OnceCell, RefCell};
 
 use candle_core::{Device, Result, Tensor};
 
-use super::ops::Relative;
-use super::plan::{Asked, Row, Sequence, index};
 use crate::backbone::Sight;
+
+/// T5's positions: `[2 * reach + 1, heads]`.
+pub(super) struct Relative {
+    pub(super) reach: usize,
+    pub(super) table: Tensor,
+}
+
+/// A row of one candidate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Row {
+    Text(usize),
+    Prompt(usize),
+    Prefix(usize),
+}
+
+/// Keys in the order of their positions, and the rows that ask, with theirs.
+pub(super) struct Sequence {
+    pub(super) keys: Vec<Row>,
+    pub(super) asking: Vec<(Row, usize)>,
+}
+
+/// A row that asks, in the order that wanted rows have.
+pub(super) struct Asked {
+    pub(super) candidate: usize,
+    pub(super) sequence: usize,
+    pub(super) slot: usize,
+    pub(super) row: Row,
+}
 
 /// The padded view of an attention: of `candidates` times `examples` sequences, `asking` queries and `len` keys each.
 pub(super) struct Look {
@@ -191,4 +217,11 @@ impl Look {
         let biases = relative.table.index_select(&self.distances(row)?.flatten_all()?, 0)?;
         biases.reshape((self.examples, self.asking, self.len, ()))?.permute((0, 3, 1, 2))?.contiguous()
     }
+}
+
+/// Indices as a tensor.
+pub(super) fn index(device: &Device, values: impl Iterator<Item = usize>) -> Result<Tensor> {
+    let values: Vec<u32> = values.map(|value| value as u32).collect();
+    let count = values.len();
+    Tensor::from_vec(values, count, device)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::{DType, Result, Tensor};
 
 use super::backbone::DeviceBackbone;
-use super::ops::Linear;
+use super::parts::Linear;
 
 /// Rows, depth and outputs of the product on a GPU, and on candle's processor device, which tests run.
 const SIZE: usize = 8192;

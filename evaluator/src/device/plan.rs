@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::look::Look;
+use super::look::{Asked, Look, Row, Sequence, index};
 use crate::backbone::{Place, Wanted};
 
 /// The prompt's part of the rows.
@@ -35,28 +35,6 @@ pub(super) struct Layout<'a> {
     pub(super) text_shared: bool,
     /// Whether each candidate has a prefix of its own.
     pub(super) prefix_each: bool,
-}
-
-/// A row of one candidate.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Row {
-    Text(usize),
-    Prompt(usize),
-    Prefix(usize),
-}
-
-/// Keys in the order of their positions, and the rows that ask, with theirs.
-pub(super) struct Sequence {
-    pub(super) keys: Vec<Row>,
-    pub(super) asking: Vec<(Row, usize)>,
-}
-
-/// A row that asks, in the order that wanted rows have.
-pub(super) struct Asked {
-    pub(super) candidate: usize,
-    pub(super) sequence: usize,
-    pub(super) slot: usize,
-    pub(super) row: Row,
 }
 
 /// What one layer needs to know of its rows.
@@ -217,11 +195,4 @@ impl Layout<'_> {
         };
         of(true).chain(of(false)).collect()
     }
-}
-
-/// Indices as a tensor.
-pub(super) fn index(device: &Device, values: impl Iterator<Item = usize>) -> Result<Tensor> {
-    let values: Vec<u32> = values.map(|value| value as u32).collect();
-    let count = values.len();
-    Tensor::from_vec(values, count, device)
 }

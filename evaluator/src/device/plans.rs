@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::Result;
 
-use super::forward::Shares;
+use super::mean::Shares;
 use super::plan::Plan;
 
 /// Numbers that are kept at most, 128 MiB, before the last chunk's.
@@ -36,7 +36,7 @@ pub(super) enum Stage {
 #[derive(Default)]
 pub(super) struct Plans {
     stages: Vec<(Stage, Plan)>,
-    /// What each row counts in its example's mean: see `forward.rs`.
+    /// What each row counts in its example's mean: see `mean.rs`.
     pub(super) shares: Option<Shares>,
 }
 

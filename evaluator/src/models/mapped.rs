@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use super::map::Map;
 use super::stored::{Place, Stored};
-use super::weights::WeightError;
+use super::weight_error::WeightError;
 
 /// Bytes before the list of tensors: its length.
 const PREFIX: usize = 8;

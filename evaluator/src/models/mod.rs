@@ -10,4 +10,5 @@ pub mod pickle;
 mod random;
 pub mod stored;
 pub mod tokenizer;
+mod weight_error;
 pub mod weights;

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use candle_core::pickle::{PthTensors, TensorInfo};
 use zip::ZipArchive;
 
-use super::weights::WeightError;
+use super::weight_error::WeightError;
 
 /// One `pytorch_model.bin`, or one of its shards.
 pub struct Pickle {

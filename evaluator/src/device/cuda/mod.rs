@@ -25,7 +25,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, DType, Device, Error, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
-use super::ops::{Attention, Entering, Joining, Linear, Norm};
+use super::parts::{Attention, Entering, Joining, Linear, Norm};
 use crate::backbone::Activation;
 
 /// The kernels' module, among those that candle keeps.

@@ -4,8 +4,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::super::look::Look;
-use super::super::ops::{Added, Attention, Entering, Joining, Linear, Norm, Norms, Ops, Relative};
+use super::super::look::{Look, Relative};
+use super::super::ops::Ops;
+use super::super::parts::{Added, Attention, Entering, Joining, Linear, Norm, Norms};
 use super::super::plan::{Layout, Own, Plan};
 use super::open;
 use crate::backbone::{Activation, Heads, NormKind, Place, Sight, Wanted};
