@@ -6,7 +6,7 @@ use crate::engine;
 use crate::limits::Limits;
 use crate::model::Model;
 use crate::projections::Keep;
-use crate::session::HELD;
+use crate::session::held;
 
 /// Rows of a task that `auto` chooses from: more than the first the engine does not take.
 pub(crate) const TASK_CHOICES: [usize; 5] = [engine::TASK_ROWS, 256, 128, 64, 32];
@@ -67,7 +67,7 @@ impl Footprint {
             weights: backbone.weight_bytes() as u64,
             tokenizer: model.encoder.bytes() as u64,
             cached: engine::cached_bytes(backbone, sizes.train_rows - prompt_rows, prompt_rows),
-            prompts: (4 * layers + CANDIDATE * HELD as u64) * prompt,
+            prompts: (4 * layers + CANDIDATE * held(sizes.threads) as u64) * prompt,
             projections: layers * prompt * sizes.dim as u64,
             row: engine::row_bytes(backbone),
             thread: engine::thread_bytes(backbone),

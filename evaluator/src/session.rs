@@ -24,8 +24,11 @@ use crate::projections::Projections;
 use crate::resources::{Resources, Taken};
 use crate::runner::Runner;
 
-/// Candidates that are worked on at once, whose prompts are held: so memory does not grow with the population.
-pub(crate) const HELD: usize = 40;
+/// Candidates that so many threads work on at once, whose prompts are held: so memory does not grow with the population, and
+/// threads wait for the last task seldom.
+pub(crate) fn held(threads: usize) -> usize {
+    (4 * threads).max(20)
+}
 
 /// One run's state.
 pub struct Session {
@@ -239,7 +242,7 @@ impl Session {
             return Ok(Vec::new());
         }
         let (loss, mut outcomes) = (self.settings.loss, Vec::with_capacity(candidates.len()));
-        for some in candidates.chunks(HELD) {
+        for some in candidates.chunks(held(self.pool.current_num_threads())) {
             let prompts = self.made(layer, some)?;
             let logits = self.engine.evaluate(layer, &prompts, examples.clone()).map_err(failed)?;
             outcomes.extend(logits.iter().map(|logits| outcome(loss, logits, &labels)));

@@ -15,7 +15,7 @@ use crate::backbone::Backbone;
 use crate::device::{self, DeviceBackbone, DeviceError};
 use crate::engine::{Engine, EngineError, Injection, Settings};
 use crate::runner::Runner;
-use crate::session::HELD;
+use crate::session::held;
 
 /// What came of it.
 pub(super) struct Timed {
@@ -128,8 +128,9 @@ impl<'a> Bench<'a> {
     /// Seconds of one layer's population, and its logits.
     fn population(&mut self, layer: usize) -> Result<(f64, Vec<Vec<f32>>), BenchError> {
         let (mut seconds, mut logits) = (0.0, Vec::with_capacity(self.plan.population));
-        for first in (0..self.plan.population).step_by(HELD) {
-            let range = first..self.plan.population.min(first + HELD);
+        let held = held(self.runner.host().threads());
+        for first in (0..self.plan.population).step_by(held) {
+            let range = first..self.plan.population.min(first + held);
             let prompts =
                 self.source.candidates(self.plan, self.injection, (layer, range), self.backbone.hidden());
             let began = Instant::now(); // moving the cached context up is part of the work

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 #[cfg(target_arch = "x86_64")]
 use super::tile::float_tile;
 use super::tile::{PANEL, Panel, Start, Target, Tile, View, columns, fits, plain_tile, run_panel};
-use super::{at_level, instructions, level};
+use super::{Level, at_level, instructions, level};
 
 /// Pairs of depth in one block.
 const BLOCK: usize = 768;
@@ -94,7 +94,11 @@ impl PackedBf16 {
                 let rows = ROWS.min(x.rows - first);
                 rounded.resize(rounded.len().max(rows * pairs), 0);
                 for (row, out) in rounded.chunks_exact_mut(pairs).take(rows).enumerate() {
-                    round_row(&x.x[(first + row) * x.stride..][..self.k], out);
+                    round_row(
+                        if fast { level() } else { Level::Plain },
+                        &x.x[(first + row) * x.stride..][..self.k],
+                        out,
+                    );
                 }
                 let x = View { x: rounded.as_slice(), stride: pairs, rows };
                 let out = &mut target.out[first * target.stride..];
@@ -119,8 +123,8 @@ impl PackedBf16 {
 }
 
 /// Rounds a row into pairs; an odd last number gets a zero.
-fn round_row(row: &[f32], out: &mut [u32]) {
-    at_level!(level(), round_row_body[row: &[f32], out: &mut [u32]]);
+fn round_row(level: Level, row: &[f32], out: &mut [u32]) {
+    at_level!(level, round_row_body[row: &[f32], out: &mut [u32]]);
 }
 
 #[inline(always)]
@@ -174,7 +178,7 @@ float_tile!(avx512, u32, "avx512f,avx512bf16", |sum, x, w| {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::numbers;
+    use crate::kernel::{numbers, wild};
 
     const SHAPES: [(usize, usize, usize); 8] = [
         (1, 1, 1),
@@ -201,17 +205,6 @@ mod tests {
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }.to_bits()).collect()
-    }
-
-    /// Numbers of every size, subnormal ones, infinities and zeros among them.
-    fn wild(count: usize, seed: u64) -> Vec<f32> {
-        let exponent = |x: f32| (x * 1e6) as i32 % 160;
-        let wild = |(i, (&x, y)): (usize, (&f32, f32))| match i % 97 {
-            13 => f32::from_bits(x.to_bits() & 0x807f_ffff), // subnormal
-            57 => 0.0_f32.copysign(x),
-            _ => x * 2.0_f32.powi(exponent(y)),
-        };
-        numbers(count, seed).iter().zip(numbers(count, seed + 1)).enumerate().map(wild).collect()
     }
 
     #[test]

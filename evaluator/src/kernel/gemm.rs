@@ -44,7 +44,7 @@ impl Packed {
         }
     }
 
-    /// Refills from columns given as rows: `row(depth)` holds the `outputs` values of that depth (at most one panel).
+    /// Refills from columns given as rows: `row(depth)` holds the `outputs` values.
     pub(crate) fn fill_rows<'a>(&mut self, outputs: usize, k: usize, row: impl Fn(usize) -> &'a [f32]) {
         self.reset(outputs, k);
         for (panel, columns) in self.panels.chunks_exact_mut(PANEL * k.max(1)).enumerate() {

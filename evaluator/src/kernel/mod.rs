@@ -9,8 +9,9 @@
 //! bfloat16 and 8-bit integers (`bf16`, `int8`) hold to the rule as well: each row is rounded by itself alone, one's chain
 //! is that of its instruction, and the other's sums are exact.
 //!
-//! `unsafe` lives here (and in `models/map.rs`, which maps files): target features (checked at run time before each use) and vector loads inside slices
-//! whose bounds are checked at the entry of each function.
+//! `unsafe` lives here, in `models/map.rs`, which maps files, and in `device/cuda`, which launches kernels. Here it is for
+//! target features (checked at run time before each use) and vector loads inside slices whose bounds are checked at the
+//! entry of each function.
 #![allow(unsafe_code)]
 
 mod bf16;
@@ -90,6 +91,18 @@ fn numbers(count: usize, mut state: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// Numbers of every size, subnormal ones, infinities and zeros among them.
+#[cfg(test)]
+fn wild(count: usize, seed: u64) -> Vec<f32> {
+    let exponent = |x: f32| (x * 1e6) as i32 % 160;
+    let wild = |(i, (&x, y)): (usize, (&f32, f32))| match i % 97 {
+        13 => f32::from_bits(x.to_bits() & 0x807f_ffff), // subnormal
+        57 => 0.0_f32.copysign(x),
+        _ => x * 2.0_f32.powi(exponent(y)),
+    };
+    numbers(count, seed).iter().zip(numbers(count, seed + 1)).enumerate().map(wild).collect()
 }
 
 /// Calls `body` compiled for `level`.

@@ -1,7 +1,7 @@
 //! The product against integers worked out the long way, and against the exact one.
 
 use super::*;
-use crate::kernel::numbers;
+use crate::kernel::{numbers, wild};
 
 const SHAPES: [(usize, usize, usize); 8] = [
     (1, 1, 1),
@@ -59,6 +59,26 @@ fn is_a_sum_of_integers_to_the_bit_with_and_without_the_instruction() {
             assert_eq!(product(true, (&x, rows), &weight, Some(&bias)), plain, "{rows}x{outputs}x{k}");
             let (fast, plain) = [true, false].map(|fast| product(fast, (&x, rows), &weight, None)).into();
             assert_eq!(fast, plain, "{rows}x{outputs}x{k}, no bias");
+        }
+    }
+}
+
+#[test]
+fn the_instruction_and_plain_rust_agree_on_numbers_of_every_size() {
+    if !instructions().int8 {
+        eprintln!("skipped: no AVX512-VNNI");
+        return;
+    }
+    let bits = |values: Vec<f32>| -> Vec<u32> {
+        values.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }.to_bits()).collect()
+    };
+    for (rows, outputs, k) in SHAPES {
+        let (mut x, bias) = (wild(rows * k, 1), wild(outputs, 5));
+        x[k - 1] = f32::INFINITY;
+        for w in [numbers(outputs * k, 2), wild(outputs * k, 3)] {
+            let weight = PackedInt8::from_rows(&w, outputs, k);
+            let [fast, plain] = [true, false].map(|fast| product(fast, (&x, rows), &weight, Some(&bias)));
+            assert_eq!(bits(fast), bits(plain), "{rows}x{outputs}x{k}");
         }
     }
 }
