@@ -52,6 +52,9 @@ pub(super) struct Look {
     stands: Vec<usize>,
     lengths: Vec<usize>,
     device: Device,
+    /// Queries and keys of each sequence of one candidate.
+    #[cfg(test)]
+    pub(super) met: Vec<(usize, usize)>,
     /// Made when a layer first needs them; layers of one plan have the same distances.
     masks: RefCell<Vec<(Sight, Option<Tensor>)>>,
     distances: OnceCell<Tensor>,
@@ -124,6 +127,8 @@ impl Look {
             stands: sequences.iter().flat_map(stand).collect(),
             lengths: sequences.iter().map(|sequence| sequence.keys.len()).collect(),
             device: device.clone(),
+            #[cfg(test)]
+            met: sequences.iter().map(|sequence| (sequence.asking.len(), sequence.keys.len())).collect(),
             masks: RefCell::default(),
             distances: OnceCell::new(),
             #[cfg(feature = "cuda")]
