@@ -25,15 +25,15 @@ const STATISTICS_ROWS: usize = 4096;
 /// The engine of one run on a device.
 pub struct DeviceEngine {
     host: Engine,
-    backbone: Arc<DeviceBackbone>,
+    pub(super) backbone: Arc<DeviceBackbone>,
     /// The context's prompts, each `[n, hidden]`, or keys and values, `[n, 2 * keys * width]`.
-    deep: Vec<Tensor>,
+    pub(super) deep: Vec<Tensor>,
     cache: Option<Cache>,
     plans: Kept,
 }
 
 /// Hidden states of the training examples at the input of one layer, the same for all its candidates.
-struct Cache {
+pub(super) struct Cache {
     layer: usize,
     /// `[rows, hidden]`
     text: Tensor,
@@ -216,7 +216,7 @@ impl DeviceEngine {
     }
 
     /// The cached context at the embeddings.
-    fn bottom(&self) -> candle_core::Result<Cache> {
+    pub(super) fn bottom(&self) -> candle_core::Result<Cache> {
         let batch = &self.host.batch;
         self.bottom_of(batch, self.layout(batch.place, &batch.spans, 1))
     }
@@ -297,7 +297,7 @@ impl DeviceEngine {
     }
 
     /// Consecutive examples of `range` in groups of at most `limit` rows, each example padded to the longest.
-    fn cut(&self, batch: &Batch, range: Range<usize>, limit: usize) -> Vec<Range<usize>> {
+    pub(super) fn cut(&self, batch: &Batch, range: Range<usize>, limit: usize) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         for example in range {
             match groups.last_mut() {
@@ -314,12 +314,17 @@ impl DeviceEngine {
     }
 
     /// Keys of the longest example.
-    fn longest(&self, batch: &Batch, examples: &Range<usize>) -> usize {
+    pub(super) fn longest(&self, batch: &Batch, examples: &Range<usize>) -> usize {
         let longest = batch.spans[examples.clone()].iter().map(|span| span.len()).max();
         longest.unwrap_or(0) + batch.place.rows
     }
 
-    fn layout<'a>(&'a self, place: Place, spans: &'a [Range<usize>], candidates: usize) -> Layout<'a> {
+    pub(super) fn layout<'a>(
+        &'a self,
+        place: Place,
+        spans: &'a [Range<usize>],
+        candidates: usize,
+    ) -> Layout<'a> {
         let (device, own) = (&self.backbone.device, self.own());
         Layout { device, candidates, spans, place, own, text_shared: true, prefix_each: false }
     }
@@ -351,13 +356,13 @@ impl DeviceEngine {
     }
 
     fn limit(&self) -> usize {
-        self.host.settings.max_batch_tokens
+        self.host.settings.max_batch_tokens.min(self.most_rows())
     }
 }
 
 impl Cache {
     /// A group's part.
-    fn slice(&self, batch: &Batch, group: &Range<usize>) -> candle_core::Result<Start> {
+    pub(super) fn slice(&self, batch: &Batch, group: &Range<usize>) -> candle_core::Result<Start> {
         let rows = batch.group_rows(group);
         let shared = batch.place.rows;
         let prompt = match &self.prompt {

@@ -11,6 +11,7 @@ mod counted;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;
+mod fastest;
 #[cfg(test)]
 mod flops;
 mod forward;
