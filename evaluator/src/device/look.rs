@@ -75,6 +75,13 @@ pub(super) struct Slots {
     pub(super) lengths: Tensor,
 }
 
+#[cfg(feature = "cuda")]
+impl Slots {
+    fn numbers(&self) -> usize {
+        [&self.leave, &self.sights, &self.stands, &self.lengths].map(Tensor::elem_count).iter().sum()
+    }
+}
+
 impl Look {
     pub(super) fn new(
         (device, candidates): (&Device, usize),
@@ -136,9 +143,17 @@ impl Look {
         })
     }
 
-    /// Numbers that this holds on the device, about: indices, a mask and distances.
+    /// Numbers that this holds on the device by now.
     pub(super) fn numbers(&self) -> usize {
-        3 * self.queries.elem_count() + self.keys.elem_count() + 2 * self.examples * self.asking * self.len
+        let rows = [&self.queries, &self.keys, &self.context].map(Tensor::elem_count);
+        let masks =
+            self.masks.borrow().iter().filter_map(|(_, mask)| Some(mask.as_ref()?.elem_count())).sum();
+        let made: [usize; 2] = [masks, self.distances.get().map_or(0, Tensor::elem_count)];
+        #[cfg(feature = "cuda")]
+        let slots = self.slots.borrow().iter().map(|(_, slots)| slots.numbers()).sum();
+        #[cfg(not(feature = "cuda"))]
+        let slots = 0;
+        rows.iter().chain(&made).sum::<usize>() + slots
     }
 
     /// Sequences of all candidates.
