@@ -98,7 +98,7 @@ impl Session {
             threads: resources.pool.current_num_threads(),
         };
         let footprint = Footprint::new(model, sizes);
-        let (kept, taken) = resources.settle(&footprint, engine.host_mut())?;
+        let (kept, taken) = resources.settle(&footprint, &mut engine)?;
         let initial = engine.host().initial_prompts();
         let layers = model.backbone.layers();
         let ready = Ready {

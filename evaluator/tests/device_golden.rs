@@ -199,6 +199,11 @@ fn bart() {
     check_tiny("bart-tiny");
 }
 
+#[test]
+fn cpt() {
+    check_tiny("cpt-tiny");
+}
+
 /// What sentence-transformers' folders say about pooling, in place of the mean.
 #[test]
 fn other_poolings() {

@@ -14,6 +14,8 @@ impl Block {
     /// `softmax(cap(scale Q K^T + relative)) V` of the rows that `plan` wants, `[wanted, queries * width]`.
     pub(super) fn attend(&self, query: &Tensor, key_value: &Tensor, plan: &Plan) -> Result<Tensor> {
         let (relative, look) = (self.relative.as_ref(), &plan.look);
+        #[cfg(test)]
+        super::counted::attention(&self.heads, self.disentangled.as_ref(), look);
         let attention = Attention { heads: &self.heads, query, key_value, relative, look };
         match &self.disentangled {
             Some(positions) => {
@@ -32,6 +34,8 @@ impl Cross {
         let Some(look) = &plan.across else {
             bail!("a decoder's plan says which of the encoder's rows it sees")
         };
+        #[cfg(test)]
+        super::counted::attention(&self.heads, None, look);
         let (query, key_value) = (&ops.linear(&self.query, rows)?, &ops.linear(&self.key_value, encoded)?);
         let attention = Attention { heads: &self.heads, query, key_value, relative: None, look };
         ops.linear(&self.output, &attention.context(ops)?)

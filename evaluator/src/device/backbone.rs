@@ -8,7 +8,7 @@ use super::block::{Block, Cross, FeedForward, Positions, Turns};
 use super::look::Relative;
 use super::ops::Ops;
 use super::parts::{Linear, Norm, Norms};
-use crate::backbone::{self, Backbone, Rotary};
+use crate::backbone::{self, Backbone, NormKind, Rotary};
 
 /// Weights of one model on a device. Embedding tables stay with the [`Backbone`]: rows come embedded.
 pub struct DeviceBackbone {
@@ -152,8 +152,11 @@ impl Upload<'_> {
     }
 
     fn norm(&self, norm: &backbone::Norm) -> Result<Norm> {
-        let bias = if norm.bias.is_empty() { None } else { Some(self.vector(&norm.bias)?) };
-        Ok(Norm { kind: norm.kind, weight: self.vector(&norm.weight)?, bias, eps: norm.eps })
+        let bias = match norm.kind {
+            NormKind::Layer { .. } => Some(self.vector(&norm.bias)?), // the loader has made it zeros where there is none
+            NormKind::Rms => None,
+        };
+        Ok(Norm { weight: self.vector(&norm.weight)?, bias, eps: norm.eps })
     }
 
     fn norms(&self, norms: &backbone::Norms) -> Result<Norms> {

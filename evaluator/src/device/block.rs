@@ -96,6 +96,31 @@ pub(super) struct Projected {
     pub(super) key_value: Tensor,
 }
 
+impl Projected {
+    /// Those of some rows.
+    pub(super) fn part(&self, first: usize, count: usize) -> Result<Self> {
+        let of = |tensor: &Tensor| tensor.narrow(0, first, count);
+        Ok(Self { query: of(&self.query)?, key_value: of(&self.key_value)? })
+    }
+}
+
+/// Projections that are there before a chunk begins.
+#[derive(Clone)]
+pub(super) struct Known {
+    /// Of the text rows.
+    pub(super) text: Projected,
+    /// Of each example's prompt rows before a prompt is added, `[examples * n, ..]`, where they are linear.
+    pub(super) prompt: Option<Projected>,
+}
+
+/// What candidates' prompts add to their rows' projections where these are linear, `W (h + p) + b = (W h + b) + W p`:
+/// `[candidates * n, ..]` each.
+pub(super) struct Shift {
+    /// Where the prompt's rows ask.
+    pub(super) query: Option<Tensor>,
+    pub(super) key_value: Tensor,
+}
+
 /// A block's input.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
@@ -106,8 +131,10 @@ pub(super) struct Input<'a> {
     pub(super) entering: Option<&'a Tensor>,
     /// In `prefix`, the prompts' keys and values: `[n, 2 * keys * width]`, or as many for each candidate.
     pub(super) prefix: Option<&'a Tensor>,
-    /// The text rows' projections, where they are known.
-    pub(super) known: Option<&'a Projected>,
+    /// Projections that are known.
+    pub(super) known: Option<&'a Known>,
+    /// What the prompts add to those of their rows.
+    pub(super) shift: Option<&'a Shift>,
     /// What a decoder's block sees of the encoder, `[rows, hidden]`.
     pub(super) encoded: Option<&'a Tensor>,
 }
@@ -115,7 +142,7 @@ pub(super) struct Input<'a> {
 impl<'a> Input<'a> {
     /// Rows and nothing else.
     pub(super) fn of(rows: &'a Tensor) -> Self {
-        Self { rows, entering: None, prefix: None, known: None, encoded: None }
+        Self { rows, entering: None, prefix: None, known: None, shift: None, encoded: None }
     }
 }
 
@@ -126,6 +153,19 @@ pub(super) struct Next<'a> {
     pub(super) prompt: Option<Added<'a>>,
     /// The norm that the next block's attention reads through.
     pub(super) norm: Option<&'a Norm>,
+}
+
+impl Shift {
+    /// Added to each example's rows: queries, keys and values, candidate by candidate.
+    fn onto(&self, rows: &Projected, candidates: usize) -> Result<(Option<Tensor>, Tensor)> {
+        let add = |rows: &Tensor, by: &Tensor| {
+            let (n, width) = (by.dim(0)? / candidates, by.dim(1)?);
+            let (rows, by) = (rows.reshape((1, (), n, width))?, by.reshape((candidates, 1, n, width))?);
+            rows.broadcast_add(&by)?.reshape(((), width))
+        };
+        let query = self.query.as_ref().map(|by| add(&rows.query, by)).transpose()?;
+        Ok((query, add(&rows.key_value, &self.key_value)?))
+    }
 }
 
 impl Block {
@@ -177,24 +217,52 @@ impl Block {
     }
 
     /// The known projections of text rows, and behind them those of the prompt's rows.
-    fn completed(&self, known: &Projected, input: &Input<'_>, plan: &Plan) -> Result<Projected> {
-        let text = known.key_value.dim(0)?;
+    fn completed(&self, known: &Known, input: &Input<'_>, plan: &Plan) -> Result<Projected> {
+        let text = known.text.key_value.dim(0)?;
         let count = input.rows.dim(0)? - text;
         if count == 0 {
-            return Ok(known.clone());
+            return Ok(known.text.clone());
         }
+        let (query, key_value) = match (&known.prompt, input.shift) {
+            (Some(rows), Some(shift)) => shift.onto(rows, plan.look.candidates)?,
+            _ => self.own(input, (text, count), plan)?,
+        };
+        let query = match query {
+            Some(query) => Tensor::cat(&[&known.text.query, &query], 0)?,
+            None => known.text.query.clone(),
+        };
+        Ok(Projected { query, key_value: Tensor::cat(&[&known.text.key_value, &key_value], 0)? })
+    }
+
+    /// Queries, where they ask, and keys and values of the prompt's rows: so many from the first on.
+    fn own(
+        &self,
+        input: &Input<'_>,
+        (first, count): (usize, usize),
+        plan: &Plan,
+    ) -> Result<(Option<Tensor>, Tensor)> {
         let entering = match input.entering {
             Some(rows) => rows.clone(),
-            None => self.entering(&input.rows.narrow(0, text, count)?)?,
+            None => self.entering(&input.rows.narrow(0, first, count)?)?,
         };
-        let positions = plan.positions.narrow(0, text, count)?;
-        let key_value = self.keys(&entering, &positions)?;
-        let query = if plan.prompt_asks {
-            Tensor::cat(&[&known.query, &self.queries(&entering, &positions)?], 0)?
-        } else {
-            known.query.clone()
+        let positions = plan.positions.narrow(0, first, count)?;
+        let query = plan.prompt_asks.then(|| self.queries(&entering, &positions)).transpose()?;
+        Ok((query, self.keys(&entering, &positions)?))
+    }
+
+    /// Whether queries, keys and values are linear in the rows: no norm comes before them, and nothing turns them.
+    pub(super) fn is_linear(&self) -> bool {
+        let norms = [&self.attention_norms.input, &self.query_norm, &self.key_norm];
+        norms.iter().all(|norm| norm.is_none()) && self.rotary.is_none()
+    }
+
+    /// What prompts, `[candidates * n, hidden]`, add to the projections of their rows, queries where those ask.
+    pub(super) fn shift(&self, prompts: &Tensor, asking: bool) -> Result<Shift> {
+        let of = |linear: &Linear| {
+            let unbiased = Linear { weight: linear.weight.clone(), bias: None };
+            self.ops.linear(&unbiased, prompts)
         };
-        Ok(Projected { query, key_value: Tensor::cat(&[&known.key_value, &key_value], 0)? })
+        Ok(Shift { query: asking.then(|| of(&self.query)).transpose()?, key_value: of(&self.key_value)? })
     }
 
     /// Queries, keys and values of rows at `positions`.

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::backbone::DeviceBackbone;
-use super::block::{Input, Next, Projected};
-use super::forward::{Prompts, Reading, Start};
+use super::block::{Input, Known, Next};
+use super::forward::{Brought, Prompts, Reading, Start};
 use super::plan::{Layout, Own};
 use super::plans::{Chunk, Kept, Plans, Stage};
 use crate::backbone::{Place, Wanted};
 use crate::engine::pack::{Batch, Group};
+use crate::engine::read_out::Reads;
 use crate::engine::{Engine, EngineError, Injection, Tokens, statistics};
 
 /// Padded rows at once while the statistics are taken, whatever the token budget: evaluators must agree on them.
@@ -24,22 +25,22 @@ const STATISTICS_ROWS: usize = 4096;
 /// The engine of one run on a device.
 pub struct DeviceEngine {
     host: Engine,
-    backbone: Arc<DeviceBackbone>,
+    pub(super) backbone: Arc<DeviceBackbone>,
     /// The context's prompts, each `[n, hidden]`, or keys and values, `[n, 2 * keys * width]`.
-    deep: Vec<Tensor>,
+    pub(super) deep: Vec<Tensor>,
     cache: Option<Cache>,
     plans: Kept,
 }
 
 /// Hidden states of the training examples at the input of one layer, the same for all its candidates.
-struct Cache {
+pub(super) struct Cache {
     layer: usize,
     /// `[rows, hidden]`
     text: Tensor,
     /// In `add`, before the layer's prompt is added: `[examples * n, hidden]`, or `[n, hidden]` where it is shared.
     prompt: Option<Tensor>,
-    /// Projections of the text rows at the layer.
-    known: Option<Projected>,
+    /// Projections at the layer.
+    known: Option<Known>,
 }
 
 impl DeviceEngine {
@@ -112,7 +113,7 @@ impl DeviceEngine {
         let held = (self.limit() / rows.max(1)).max(1);
         let groups = self.host.batch.grouped(self.cut(&self.host.batch, examples.clone(), self.limit()));
         for (prompts, logits) in prompts.chunks(held).zip(logits.chunks_mut(held)) {
-            let own = self.form(cache.layer, prompts)?;
+            let own = self.brought(cache.layer, prompts)?;
             for group in &groups {
                 self.group((cache, plans), group, &own, logits)?;
             }
@@ -125,7 +126,7 @@ impl DeviceEngine {
         &self,
         (cache, plans): (&Cache, &mut Kept),
         group: &Group,
-        own: &Tensor,
+        own: &Brought,
         logits: &mut [Vec<f32>],
     ) -> candle_core::Result<()> {
         let batch = &self.host.batch;
@@ -143,8 +144,8 @@ impl DeviceEngine {
                 given: batch.group_given(group, self.backbone.hidden),
                 transformed,
             };
-            let rows = own.dim(0)? / logits.len();
-            let candidates = own.narrow(0, first * rows, count * rows)?;
+            let rows = own.prompts.dim(0)? / logits.len();
+            let candidates = own.part(first * rows, count * rows)?;
             let under = Prompts { deep: &self.deep, candidates: Some(&candidates) };
             let plans = plans.of(Chunk { examples: group.examples.clone(), candidates: count });
             let start = cache.slice(batch, &group.examples)?;
@@ -215,7 +216,7 @@ impl DeviceEngine {
     }
 
     /// The cached context at the embeddings.
-    fn bottom(&self) -> candle_core::Result<Cache> {
+    pub(super) fn bottom(&self) -> candle_core::Result<Cache> {
         let batch = &self.host.batch;
         self.bottom_of(batch, self.layout(batch.place, &batch.spans, 1))
     }
@@ -265,7 +266,7 @@ impl DeviceEngine {
         Ok(Cache { layer, ..cache })
     }
 
-    /// With the projections of the text rows at its layer.
+    /// With the projections of the rows at its layer that no candidate changes.
     fn projected(&self, cache: Cache) -> candle_core::Result<Cache> {
         if cache.known.is_some() || self.host.batch.rows() == 0 {
             return Ok(cache);
@@ -273,12 +274,30 @@ impl DeviceEngine {
         let batch = &self.host.batch;
         let text = batch.spans.iter().flat_map(|span| (0..span.len()).map(|row| batch.place.text(row)));
         let positions = super::look::index(&self.backbone.device, text)?;
-        let known = self.backbone.blocks[cache.layer].project(&cache.text, &positions)?;
+        let block = &self.backbone.blocks[cache.layer];
+        // nothing turns rows where projections are linear, so these need no positions of their own
+        let prompt = cache.prompt.as_ref().filter(|_| self.shifts(cache.layer));
+        let prompt = prompt.map(|rows| block.project(rows, &positions)).transpose()?;
+        let known = Known { text: block.project(&cache.text, &positions)?, prompt };
         Ok(Cache { known: Some(known), ..cache })
     }
 
+    /// Whether a candidate adds to its rows' projections at a layer what each example has of them.
+    fn shifts(&self, layer: usize) -> bool {
+        self.own() == Own::Rows && self.backbone.blocks[layer].is_linear()
+    }
+
+    /// What candidates bring to a layer.
+    fn brought(&self, layer: usize, prompts: &[Vec<f32>]) -> candle_core::Result<Brought> {
+        let prompts = self.form(layer, prompts)?;
+        let blocks = &self.backbone.blocks;
+        let asking = layer + 1 < blocks.len() || self.host.head.reads() == Reads::All;
+        let shift = self.shifts(layer).then(|| blocks[layer].shift(&prompts, asking)).transpose()?;
+        Ok(Brought { prompts, shift })
+    }
+
     /// Consecutive examples of `range` in groups of at most `limit` rows, each example padded to the longest.
-    fn cut(&self, batch: &Batch, range: Range<usize>, limit: usize) -> Vec<Range<usize>> {
+    pub(super) fn cut(&self, batch: &Batch, range: Range<usize>, limit: usize) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         for example in range {
             match groups.last_mut() {
@@ -295,12 +314,17 @@ impl DeviceEngine {
     }
 
     /// Keys of the longest example.
-    fn longest(&self, batch: &Batch, examples: &Range<usize>) -> usize {
+    pub(super) fn longest(&self, batch: &Batch, examples: &Range<usize>) -> usize {
         let longest = batch.spans[examples.clone()].iter().map(|span| span.len()).max();
         longest.unwrap_or(0) + batch.place.rows
     }
 
-    fn layout<'a>(&'a self, place: Place, spans: &'a [Range<usize>], candidates: usize) -> Layout<'a> {
+    pub(super) fn layout<'a>(
+        &'a self,
+        place: Place,
+        spans: &'a [Range<usize>],
+        candidates: usize,
+    ) -> Layout<'a> {
         let (device, own) = (&self.backbone.device, self.own());
         Layout { device, candidates, spans, place, own, text_shared: true, prefix_each: false }
     }
@@ -332,15 +356,14 @@ impl DeviceEngine {
     }
 
     fn limit(&self) -> usize {
-        self.host.settings.max_batch_tokens
+        self.host.settings.max_batch_tokens.min(self.most_rows())
     }
 }
 
 impl Cache {
     /// A group's part.
-    fn slice(&self, batch: &Batch, group: &Range<usize>) -> candle_core::Result<Start> {
+    pub(super) fn slice(&self, batch: &Batch, group: &Range<usize>) -> candle_core::Result<Start> {
         let rows = batch.group_rows(group);
-        let of = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len());
         let shared = batch.place.rows;
         let prompt = match &self.prompt {
             Some(prompt) if prompt.dim(0)? > shared => {
@@ -349,10 +372,15 @@ impl Cache {
             other => other.clone(),
         };
         let known = match &self.known {
-            Some(known) => Some(Projected { query: of(&known.query)?, key_value: of(&known.key_value)? }),
+            Some(known) => {
+                let own = known.prompt.as_ref();
+                let own = own.map(|own| own.part(group.start * shared, group.len() * shared)).transpose()?;
+                Some(Known { text: known.text.part(rows.start, rows.len())?, prompt: own })
+            }
             None => None,
         };
-        Ok(Start { layer: self.layer, text: of(&self.text)?, prompt, known })
+        let text = self.text.narrow(0, rows.start, rows.len())?;
+        Ok(Start { layer: self.layer, text, prompt, known })
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::backbone::{DeviceBackbone, Stack};
-use super::block::{Input, Next, Projected};
+use super::block::{Input, Known, Next, Shift};
 use super::look::index;
 use super::mean::mean;
 use super::parts::{Added, Entering, Norm};
@@ -20,8 +20,28 @@ pub(super) struct Start {
     pub(super) text: Tensor,
     /// In `add`, those of the prompt's rows before the layer's prompt is added, of one candidate.
     pub(super) prompt: Option<Tensor>,
-    /// The text rows' projections there, where they are known.
-    pub(super) known: Option<Projected>,
+    /// Projections there that are known.
+    pub(super) known: Option<Known>,
+}
+
+/// What candidates bring to the first layer.
+pub(super) struct Brought {
+    /// Their prompts in the form that the layer takes, `[candidates * n, ..]`.
+    pub(super) prompts: Tensor,
+    /// What these add to their rows' projections, where those are linear.
+    pub(super) shift: Option<Shift>,
+}
+
+impl Brought {
+    /// That of some of them, by the prompts' rows.
+    pub(super) fn part(&self, first: usize, count: usize) -> Result<Self> {
+        let of = |tensor: &Tensor| tensor.narrow(0, first, count);
+        let shift = |shift: &Shift| {
+            let query = shift.query.as_ref().map(of).transpose()?;
+            Ok::<_, candle_core::Error>(Shift { query, key_value: of(&shift.key_value)? })
+        };
+        Ok(Self { prompts: of(&self.prompts)?, shift: self.shift.as_ref().map(shift).transpose()? })
+    }
 }
 
 /// The prompts that a chunk runs under.
@@ -29,8 +49,8 @@ pub(super) struct Start {
 pub(super) struct Prompts<'a> {
     /// Each layer's, `[n, hidden]`, or keys and values, `[n, 2 * keys * width]`.
     pub(super) deep: &'a [Tensor],
-    /// The candidates' at the first layer, each in this form, `[candidates * n, ..]`.
-    pub(super) candidates: Option<&'a Tensor>,
+    /// The candidates' at the first layer.
+    pub(super) candidates: Option<&'a Brought>,
 }
 
 /// What is read of a chunk, and how.
@@ -87,21 +107,23 @@ impl DeviceBackbone {
         let last = self.blocks.len() - 1;
         let Start { layer: first, text, prompt, known } = start;
         let (count, own) = (layout.candidates * layout.text(), layout.candidates * layout.prompt());
-        let added = prompts.candidates.or(prompts.deep.get(first));
+        let brought = prompts.candidates.map(|brought| &brought.prompts);
+        let added = brought.or(prompts.deep.get(first));
         let (mut rows, own_entering) =
             self.entering(first, layout.place.rows, (&text, prompt.as_ref()), added)?;
         let mut entering = own_entering.filter(|_| known.is_some());
         for layer in first..=last {
             let (entering_here, at_top) = (layer == first, layer == last);
-            let prefix_each = entering_here && prompts.candidates.is_some();
+            let prefix_each = entering_here && brought.is_some();
             let here = Layout { text_shared: entering_here, prefix_each, ..layout };
             let known = known.as_ref().filter(|_| entering_here);
             let stage = Stage::Layer { first: entering_here, last: at_top };
             let wanted = if at_top { top } else { Wanted::All };
             let plan = plans.of(stage, || here.plan(wanted, known.is_some()))?;
-            let added = prompts.candidates.filter(|_| entering_here).or(prompts.deep.get(layer));
+            let added = brought.filter(|_| entering_here).or(prompts.deep.get(layer));
             let prefix = added.filter(|_| here.own == Own::Prefix);
-            let input = Input { rows: &rows, entering: entering.as_ref(), prefix, known, encoded: None };
+            let shift = prompts.candidates.and_then(|brought| brought.shift.as_ref());
+            let input = Input { entering: entering.as_ref(), prefix, known, shift, ..Input::of(&rows) };
             let next = match self.blocks.get(layer + 1) {
                 Some(block) => Next {
                     prompt: prompts

@@ -52,6 +52,9 @@ pub(super) struct Look {
     stands: Vec<usize>,
     lengths: Vec<usize>,
     device: Device,
+    /// Queries and keys of each sequence of one candidate.
+    #[cfg(test)]
+    pub(super) met: Vec<(usize, usize)>,
     /// Made when a layer first needs them; layers of one plan have the same distances.
     masks: RefCell<Vec<(Sight, Option<Tensor>)>>,
     distances: OnceCell<Tensor>,
@@ -70,6 +73,13 @@ pub(super) struct Slots {
     pub(super) stands: Tensor,
     /// Keys of each sequence, `[examples]`.
     pub(super) lengths: Tensor,
+}
+
+#[cfg(feature = "cuda")]
+impl Slots {
+    fn numbers(&self) -> usize {
+        [&self.leave, &self.sights, &self.stands, &self.lengths].map(Tensor::elem_count).iter().sum()
+    }
 }
 
 impl Look {
@@ -124,6 +134,8 @@ impl Look {
             stands: sequences.iter().flat_map(stand).collect(),
             lengths: sequences.iter().map(|sequence| sequence.keys.len()).collect(),
             device: device.clone(),
+            #[cfg(test)]
+            met: sequences.iter().map(|sequence| (sequence.asking.len(), sequence.keys.len())).collect(),
             masks: RefCell::default(),
             distances: OnceCell::new(),
             #[cfg(feature = "cuda")]
@@ -131,9 +143,17 @@ impl Look {
         })
     }
 
-    /// Numbers that this holds on the device, about: indices, a mask and distances.
+    /// Numbers that this holds on the device by now.
     pub(super) fn numbers(&self) -> usize {
-        3 * self.queries.elem_count() + self.keys.elem_count() + 2 * self.examples * self.asking * self.len
+        let rows = [&self.queries, &self.keys, &self.context].map(Tensor::elem_count);
+        let masks =
+            self.masks.borrow().iter().filter_map(|(_, mask)| Some(mask.as_ref()?.elem_count())).sum();
+        let made: [usize; 2] = [masks, self.distances.get().map_or(0, Tensor::elem_count)];
+        #[cfg(feature = "cuda")]
+        let slots = self.slots.borrow().iter().map(|(_, slots)| slots.numbers()).sum();
+        #[cfg(not(feature = "cuda"))]
+        let slots = 0;
+        rows.iter().chain(&made).sum::<usize>() + slots
     }
 
     /// Sequences of all candidates.

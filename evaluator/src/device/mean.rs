@@ -16,6 +16,11 @@ pub(super) struct Shares {
 }
 
 impl Shares {
+    /// Numbers that this holds on the device.
+    pub(super) fn numbers(&self) -> usize {
+        self.rows.elem_count() + self.weights.elem_count()
+    }
+
     fn new(layout: Layout<'_>) -> Result<Self> {
         let longest = layout.spans.iter().map(Range::len).max().unwrap_or(0);
         let row = |span: &Range<usize>| {

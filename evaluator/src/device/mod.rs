@@ -6,9 +6,14 @@ mod attention;
 mod backbone;
 mod block;
 mod choice;
+#[cfg(test)]
+mod counted;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;
+mod fastest;
+#[cfg(test)]
+mod flops;
 mod forward;
 mod look;
 mod mean;

@@ -29,6 +29,8 @@ impl Ops {
     /// `[rows, depth]` of any type to `[rows, outputs]` of the weights' type.
     #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self))] // candle's product needs no more
     pub(super) fn linear(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
+        #[cfg(test)]
+        super::counted::add(2 * x.elem_count() * linear.weight.dim(0)?);
         let x = x.to_dtype(linear.weight.dtype())?;
         #[cfg(feature = "cuda")]
         if let Some(cuda) = self.cuda.as_ref().filter(|_| x.elem_count() > 0) {

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::{layer_norm, rms_norm};
 
 use super::look::{Look, Relative};
-use crate::backbone::{Heads, NormKind};
+use crate::backbone::Heads;
 
 /// `y = x W^T + b`.
 pub(super) struct Linear {
@@ -15,9 +15,8 @@ pub(super) struct Linear {
 
 /// A norm over rows.
 pub(super) struct Norm {
-    pub(super) kind: NormKind,
     pub(super) weight: Tensor,
-    /// Of a layer norm, zeros where the model has none; an RMS norm has none.
+    /// What makes it a layer norm, zeros where the model has none; without, it is an RMS norm.
     pub(super) bias: Option<Tensor>,
     pub(super) eps: f32,
 }
@@ -26,9 +25,9 @@ impl Norm {
     /// Each run of `weight.len()` numbers normed, as `f32`, in the shape it has.
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.to_dtype(DType::F32)?.contiguous()?.reshape(((), self.weight.elem_count()))?;
-        let normed = match (self.kind, &self.bias) {
-            (NormKind::Layer { .. }, Some(bias)) => layer_norm(&rows, &self.weight, bias, self.eps)?,
-            _ => rms_norm(&rows, &self.weight, self.eps)?,
+        let normed = match &self.bias {
+            Some(bias) => layer_norm(&rows, &self.weight, bias, self.eps)?,
+            None => rms_norm(&rows, &self.weight, self.eps)?,
         };
         normed.reshape(x.shape())
     }

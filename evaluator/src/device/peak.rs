@@ -32,7 +32,7 @@ impl DeviceBackbone {
 }
 
 /// Waits for what is queued, by reading one number.
-fn wait_for(tensor: &Tensor) -> Result<()> {
+pub(super) fn wait_for(tensor: &Tensor) -> Result<()> {
     let number = tensor.narrow(0, 0, 1)?.narrow(1, 0, 1)?.to_dtype(DType::F32)?;
     number.flatten_all()?.to_vec1::<f32>().map(|_| ())
 }

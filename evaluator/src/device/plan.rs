@@ -54,10 +54,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Numbers that this holds on the device, about: what is only made when it is needed counts too.
+    /// Numbers that this holds on the device by now.
     pub(super) fn numbers(&self) -> usize {
         let across = self.across.as_ref().map_or(0, Look::numbers);
-        self.positions.elem_count() + 2 * self.wanted_positions.elem_count() + self.look.numbers() + across
+        let rows = self.rows.as_ref().map_or(0, Tensor::elem_count);
+        let positions = self.positions.elem_count() + self.wanted_positions.elem_count();
+        rows + positions + self.look.numbers() + across
     }
 
     /// The wanted rows of a layer's input.

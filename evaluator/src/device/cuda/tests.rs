@@ -45,7 +45,7 @@ fn near(ours: &Tensor, theirs: &Tensor, bound: f32, what: &str) {
 
 fn norm(kind: NormKind, hidden: usize, device: &Device) -> Norm {
     let bias = (kind != NormKind::Rms).then(|| random(&[hidden], device));
-    Norm { kind, weight: random(&[hidden], device), bias, eps: 1e-5 }
+    Norm { weight: random(&[hidden], device), bias, eps: 1e-5 }
 }
 
 #[test]
