@@ -173,3 +173,19 @@ fn a_stated_limit_is_kept_to_or_refused() {
     let measured = limited("190MiB", &[]).expect(0).json()["peak_memory_bytes"].as_u64().unwrap();
     assert!(measured as f64 <= (190 << 20) as f64 * (1.0 + TOLERANCE), "{measured}");
 }
+
+#[test]
+fn a_larger_population_takes_no_more_memory() {
+    let case = Case::masked(Family::Bert, "add").set("prompt.tokens", "30").set("search.dim", "4");
+    let case = case.set("run.threads", "2").set("task.shots", "2");
+    let taken = |population: usize| {
+        let settings = ["population", "budget"].map(|key| format!("search.{key}={population}"));
+        let settings = settings.each_ref().map(|setting| ["--set", setting]);
+        let ended = run(&mut case.tune(&format!("of-{population}"), settings.as_flattened()));
+        ended.expect(0).json()["peak_memory_bytes"].as_u64().unwrap()
+    };
+    // thirty rows of forty numbers a candidate, five times: 24 kB
+    let (few, many) = (taken(40), taken(3000));
+    println!("{few} {many}");
+    assert!(many < few + (12 << 20), "{few} bytes with 40 candidates, {many} with 3000");
+}

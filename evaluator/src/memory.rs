@@ -6,6 +6,7 @@ use crate::engine;
 use crate::limits::Limits;
 use crate::model::Model;
 use crate::projections::Keep;
+use crate::session::HELD;
 
 /// Rows of a task that `auto` chooses from: more than the first the engine does not take.
 pub(crate) const TASK_CHOICES: [usize; 5] = [engine::TASK_ROWS, 256, 128, 64, 32];
@@ -13,6 +14,10 @@ pub(crate) const TASK_CHOICES: [usize; 5] = [engine::TASK_ROWS, 256, 128, 64, 32
 /// Bytes of the process itself: its code and constants as far as they are read, its threads' stacks, the run's texts.
 /// Measured: 15 MiB with the committed tiny models, of which 11 are code; a larger model's run reads 17 of it.
 pub(crate) const PROGRAM_BYTES: u64 = 20 << 20;
+
+/// Prompts that a candidate at work takes: as it is made, as it is given out, and what it adds to its rows' queries, keys
+/// and values.
+const CANDIDATE: u64 = 5;
 
 /// A run's sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub struct Footprint {
     pub tokenizer: u64,
     /// Hidden states of the training examples, which all candidates share.
     pub cached: u64,
-    /// Every layer's prompts, the initial ones and the context's.
+    /// Every layer's prompts, the initial ones and the context's; those of the candidates that are worked on at once.
     pub prompts: u64,
     /// Every layer's projection, where they are kept.
     pub projections: u64,
@@ -62,7 +67,7 @@ impl Footprint {
             weights: backbone.weight_bytes() as u64,
             tokenizer: model.encoder.bytes() as u64,
             cached: engine::cached_bytes(backbone, sizes.train_rows - prompt_rows, prompt_rows),
-            prompts: 4 * layers * prompt,
+            prompts: (4 * layers + CANDIDATE * HELD as u64) * prompt,
             projections: layers * prompt * sizes.dim as u64,
             row: engine::row_bytes(backbone),
             thread: engine::thread_bytes(backbone),
@@ -77,11 +82,15 @@ impl Footprint {
 
     /// Everything but the weights.
     pub fn beside_weights(&self, max_batch_tokens: u32, keep: Keep) -> u64 {
+        PROGRAM_BYTES + self.tokenizer + self.own(max_batch_tokens, keep)
+    }
+
+    /// What another run at the same evaluator does not share.
+    pub(crate) fn own(&self, max_batch_tokens: u32, keep: Keep) -> u64 {
         let threads = self.sizes.threads.max(1);
         let rows = engine::task_rows(max_batch_tokens as usize, threads).max(self.sizes.longest);
         let in_flight = threads as u64 * (rows as u64 * self.row + self.thread);
-        let held = self.tokenizer + self.cached + self.prompts + self.kept(keep);
-        PROGRAM_BYTES + held + in_flight
+        self.cached + self.prompts + self.kept(keep) + in_flight
     }
 
     /// Bytes of the projections that are kept.

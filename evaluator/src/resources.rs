@@ -1,5 +1,6 @@
 //! What an evaluator is given by its user, the same for every run: threads, and limits.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -20,6 +21,27 @@ pub struct Resources {
     pub limits: Limits,
     /// Rows of a task beyond which this machine is no faster with this model: measured once.
     fastest: Arc<OnceLock<usize>>,
+    /// Bytes that the runs prepared here take beside what they share.
+    taken: Arc<AtomicU64>,
+}
+
+/// What one run takes of them, until it is dropped.
+pub(crate) struct Taken {
+    bytes: u64,
+    of: Arc<AtomicU64>,
+}
+
+impl Taken {
+    fn new(bytes: u64, of: &Arc<AtomicU64>) -> Self {
+        of.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, of: Arc::clone(of) }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Resources {
@@ -30,7 +52,7 @@ impl Resources {
     pub fn new(threads: usize, limits: Limits) -> Result<Self, ThreadPoolBuildError> {
         let builder =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("zeroth-engine-{i}"));
-        Ok(Self { pool: Arc::new(builder.build()?), limits, fastest: Arc::default() })
+        Ok(Self { pool: Arc::new(builder.build()?), limits, fastest: Arc::default(), taken: Arc::default() })
     }
 
     /// Rows in flight at most, whatever is measured.
@@ -41,17 +63,26 @@ impl Resources {
         }
     }
 
-    /// Decides what a run keeps here, and sets its engine's token budget.
+    /// Decides what a run keeps here beside those that are here already, and sets its engine's token budget.
     ///
     /// # Errors
     /// A refusal, where what is allowed was stated and is less than the least that the run takes.
-    pub(crate) fn settle(&self, footprint: &Footprint, engine: &mut Engine) -> Result<Kept, Refusal> {
+    pub(crate) fn settle(
+        &self,
+        footprint: &Footprint,
+        engine: &mut Engine,
+    ) -> Result<(Kept, Taken), Refusal> {
         let limit = self.limits.bytes();
-        let mut kept = footprint.within(&self.limits, limit);
+        let others = self.taken.load(Ordering::Relaxed);
+        let limits = Limits { beside: self.limits.beside + others, ..self.limits };
+        let mut kept = footprint.within(&limits, limit);
         let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
         if kept.bytes > limit {
-            let problem =
-                |key: &str| format!("{key} allows {}, but this run takes {}", mib(limit), mib(kept.bytes));
+            let of_others =
+                if others > 0 { format!(", {} of them other runs'", mib(others)) } else { String::new() };
+            let problem = |key: &str| {
+                format!("{key} allows {}, but this run takes {}{of_others}", mib(limit), mib(kept.bytes))
+            };
             match self.limits.memory {
                 Allowed::Machine => warn!("{}", problem("what the machine has left")),
                 Allowed::RunFile(_) => return Err(Refusal::Input(problem("run.memory") + "; raise it")),
@@ -69,10 +100,11 @@ impl Resources {
             "{} rows in flight at most, projections {}, {} in all of {} allowed",
             kept.max_batch_tokens,
             kept.keep,
-            mib(footprint.total(kept.max_batch_tokens, kept.keep) + self.limits.beside),
+            mib(footprint.total(kept.max_batch_tokens, kept.keep) + limits.beside),
             mib(limit)
         );
-        Ok(kept)
+        let taken = Taken::new(footprint.own(kept.max_batch_tokens, kept.keep), &self.taken);
+        Ok((kept, taken))
     }
 
     /// Measures at the first run that has examples, with `most` rows a task at most; later runs take what was found then.

@@ -21,8 +21,11 @@ use crate::memory::{Footprint, Kept, Sizes};
 use crate::model::{EncodeError, Model};
 use crate::observe::Asked;
 use crate::projections::Projections;
-use crate::resources::Resources;
+use crate::resources::{Resources, Taken};
 use crate::runner::Runner;
+
+/// Candidates that are worked on at once, whose prompts are held: so memory does not grow with the population.
+pub(crate) const HELD: usize = 40;
 
 /// One run's state.
 pub struct Session {
@@ -36,6 +39,8 @@ pub struct Session {
     /// Made at [`Session::start`].
     projections: Option<Projections>,
     kept: Kept,
+    /// What it takes of the evaluator's memory, given back with it.
+    _taken: Taken,
     /// The context, `[L][dim]`.
     context: Vec<Vec<f32>>,
     /// The context's prompts, `[L][tokens * hidden]`.
@@ -90,7 +95,7 @@ impl Session {
             threads: resources.pool.current_num_threads(),
         };
         let footprint = Footprint::new(model, sizes);
-        let kept = resources.settle(&footprint, engine.host_mut())?;
+        let (kept, taken) = resources.settle(&footprint, engine.host_mut())?;
         let initial = engine.host().initial_prompts();
         let layers = model.backbone.layers();
         let ready = Ready {
@@ -117,6 +122,7 @@ impl Session {
             initial,
             projections: None,
             kept,
+            _taken: taken,
             context: vec![Vec::new(); layers],
             prompts,
             version: 0,
@@ -232,10 +238,13 @@ impl Session {
         if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let prompts = self.made(layer, candidates)?;
-        let logits = self.engine.evaluate(layer, &prompts, examples).map_err(failed)?;
-        let loss = self.settings.loss;
-        Ok(logits.iter().map(|logits| outcome(loss, logits, &labels)).collect())
+        let (loss, mut outcomes) = (self.settings.loss, Vec::with_capacity(candidates.len()));
+        for some in candidates.chunks(HELD) {
+            let prompts = self.made(layer, some)?;
+            let logits = self.engine.evaluate(layer, &prompts, examples.clone()).map_err(failed)?;
+            outcomes.extend(logits.iter().map(|logits| outcome(loss, logits, &labels)));
+        }
+        Ok(outcomes)
     }
 
     fn score(&self, prompt: Prompted, examples: &ExampleSet) -> Result<Outcome, Refusal> {

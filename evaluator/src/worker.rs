@@ -102,6 +102,7 @@ impl Compute {
             Order::Prepare(prepare) => {
                 let run = prepare.run;
                 let worker = &self.worker;
+                self.sessions.remove(&run); // what is prepared anew makes room for itself
                 let prepared = guarded(|| Session::prepare(&worker.model, &worker.resources, *prepare));
                 match prepared {
                     Ok((session, ready)) => {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evaluator::backbone::Dtype;
-use evaluator::limits::Limits;
+use evaluator::limits::{Allowed, Limits};
 use evaluator::model::Model;
 use evaluator::observe::Observer;
 use evaluator::resources::Resources;
 use evaluator::worker::{HEARTBEAT, Worker};
 use shared::ids::{ContextVersion, Layer, LeaseId, RunId};
-use shared::messages::{Answer, ContextUpdate, Lease, Order, Prepare, Refused, Report, Start, Work};
-use shared::spec::{Init, Injection, ProjectionKind, ReadOut};
+use shared::messages::{
+    Answer, ContextUpdate, Lease, Order, Prepare, Ready, Refusal, Refused, Report, Start, Work,
+};
+use shared::spec::{Bytes, Init, Injection, ProjectionKind, ReadOut};
 use shared::task::{Example, Loss};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -42,7 +44,12 @@ fn prepare() -> Prepare {
     }
 }
 
-/// A worker that has prepared the run, and its context at version 0.
+fn model() -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/bert-tiny");
+    Model::load(folder.to_str().unwrap(), Path::new(""), None, Dtype::F32).unwrap()
+}
+
+/// The coordinator's side of a worker's link.
 struct Link {
     orders: mpsc::Sender<Order>,
     reports: mpsc::Receiver<Report>,
@@ -51,21 +58,34 @@ struct Link {
 
 impl Link {
     async fn open() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/bert-tiny");
-        let model = Model::load(folder.to_str().unwrap(), Path::new(""), None, Dtype::F32).unwrap();
+        let mut link = Self::with(Limits::default());
+        link.prepare(RUN).await.unwrap();
+        link.start(0).await;
+        link
+    }
+
+    /// A worker with nothing to do yet.
+    fn with(limits: Limits) -> Self {
+        let model = model();
         let layers = model.backbone.layers();
-        let resources = Resources::new(1, Limits::default()).unwrap();
+        let resources = Resources::new(1, limits).unwrap();
         let (orders, far_orders) = mpsc::channel(16);
         let (far_reports, reports) = mpsc::channel(16);
         tokio::spawn(
             Worker { model: Arc::new(model), resources, heartbeat: HEARTBEAT, observer: Observer::default() }
                 .run(far_orders, far_reports),
         );
-        let mut link = Self { orders, reports, layers };
-        link.send(Order::Prepare(Box::new(prepare()))).await;
-        assert!(matches!(link.report().await, Report::Ready(_)));
-        link.start(0).await;
-        link
+        Self { orders, reports, layers }
+    }
+
+    /// What becomes of a run that is prepared.
+    async fn prepare(&mut self, run: RunId) -> Result<Box<Ready>, Refusal> {
+        self.send(Order::Prepare(Box::new(Prepare { run, ..prepare() }))).await;
+        match self.report().await {
+            Report::Ready(ready) => Ok(ready),
+            Report::Refused(Refused { refusal, .. }) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn send(&self, order: Order) {
@@ -155,4 +175,18 @@ async fn what_can_never_be_done_is_given_back() {
     }
     link.send(Order::Drain).await;
     assert_eq!(link.report().await, Report::Leaving);
+}
+
+#[tokio::test]
+async fn a_memory_limit_holds_for_all_runs_together() {
+    let alone = Link::with(Limits::default()).prepare(RUN).await.unwrap().memory_bytes;
+    let room = model().backbone.weight_bytes() as u64 + alone + 1000;
+    let mut link = Link::with(Limits { memory: Allowed::Here(Bytes(room)), ..Limits::default() });
+    link.prepare(RUN).await.unwrap();
+    link.prepare(RUN).await.expect("anew in its own place");
+    let refusal = link.prepare(RunId(8)).await.unwrap_err();
+    let Refusal::Failed(problem) = refusal else { panic!("{refusal:?}") };
+    assert!(problem.contains("--memory allows") && problem.contains("of them other runs'"), "{problem}");
+    link.send(Order::Forget(RUN)).await;
+    link.prepare(RunId(8)).await.expect("there is room again");
 }

@@ -15,9 +15,7 @@ use crate::backbone::Backbone;
 use crate::device::{self, DeviceBackbone, DeviceError};
 use crate::engine::{Engine, EngineError, Injection, Settings};
 use crate::runner::Runner;
-
-/// Candidates whose prompts are held at once: memory does not grow with the population.
-const HELD: usize = 40;
+use crate::session::HELD;
 
 /// What came of it.
 pub(super) struct Timed {

@@ -234,6 +234,7 @@ mod tests {
             assert_eq!(counted::take() as f64, engine.context_flops(layer), "context, {at} layer {layer}");
             engine.evaluate(layer, &prompt, 0..3).unwrap();
             assert_eq!(counted::take() as f64, engine.flops(layer), "candidate, {at} layer {layer}");
+            engine.set_prompt(layer, &prompt[0]).unwrap(); // the rows below it stay as they are
         }
     }
 

@@ -15,6 +15,13 @@ const ROUNDS: usize = 3;
 /// No further round begins after so long.
 const ENOUGH: Duration = Duration::from_secs(2);
 
+/// The fewest of `choices` rows whose seconds a row are about as few as any's; `None` where nothing was measured.
+pub(crate) fn fewest(choices: &[usize], seconds: &[f64]) -> Option<usize> {
+    let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let good = |seconds: f64| seconds.is_finite() && seconds <= fastest * (1.0 + WORTH);
+    choices.iter().zip(seconds).filter(|(_, seconds)| good(**seconds)).map(|(rows, _)| *rows).min()
+}
+
 impl Engine {
     /// The fewest of `choices` rows a task with which the first block is about as fast as with any of them, measured
     /// with every thread at work; `None` without examples. Nothing but time depends on it.
@@ -31,9 +38,7 @@ impl Engine {
                 *best = best.min(self.seconds_a_row(rows));
             }
         }
-        let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        let good = choices.iter().zip(&seconds).filter(|(_, seconds)| **seconds <= fastest * (1.0 + WORTH));
-        good.map(|(rows, _)| *rows).min()
+        fewest(choices, &seconds)
     }
 
     /// Seconds that the first block takes a row, on all threads at once, with tasks of at most `limit` rows.
@@ -65,5 +70,21 @@ impl Engine {
         let began = Instant::now();
         self.settings.pool.broadcast(|_| run());
         began.elapsed().as_secs_f64() / (times * (rows.len() + own)) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_rows_are_taken_only_where_they_are_worth_it() {
+        let rows = [512, 256, 128];
+        assert_eq!(fewest(&rows, &[1.0, 1.02, 1.5]), Some(256), "two per cent are not worth twice the rows");
+        assert_eq!(fewest(&rows, &[1.0, 1.04, 1.05]), Some(512), "four are");
+        assert_eq!(fewest(&rows, &[1.2, 1.1, 1.0]), Some(128));
+        assert_eq!(fewest(&rows, &[1.0, f64::INFINITY, f64::NAN]), Some(512));
+        assert_eq!(fewest(&rows, &[f64::INFINITY; 3]), None);
+        assert_eq!(fewest(&[], &[]), None);
     }
 }
