@@ -57,11 +57,10 @@ fn commands(block: &Block) -> Vec<String> {
 }
 
 /// Commands that are not ours to run inside a test, and what is checked instead.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("git clone ", ""),                        // nothing of ours
     ("cd ", ""),                               // nothing of ours
     ("cargo test --workspace", ".ci/run"),     // this test is part of it; the gate must call the same
-    ("cargo build --release", ""),             // what this test stands on
     (".ci/run", ".ci/run"),                    // calls this test
     ("target/release/zeroth model pull ", ""), // needs the network: see tests/model.rs
     ("python3 -m venv ", ""),                  // makes what tests/python_client.rs makes for itself
@@ -70,8 +69,55 @@ const ELSEWHERE: [(&str, &str); 10] = [
     ("scripts/", ""), // takes minutes or the network: see `scripts_can_be_run`
 ];
 
+/// Builds that are shown, word for word: the first is what this test stands on, the second is type-checked by
+/// scripts/check-cuda.
+const BUILDS: [&str; 2] =
+    ["cargo build --release", "cargo build --release -p evaluator -p coordinator --features cuda"];
+
+/// What follows each `option` in a command.
+fn given<'a>(command: &'a str, option: &str) -> Vec<&'a str> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1]).collect()
+}
+
+/// A build that is shown names crates and features that there are.
+fn check_build(command: &str) {
+    for name in given(command, "-p") {
+        let file = root().join(name).join("Cargo.toml");
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let manifest: toml::Table = text.parse().unwrap();
+        for feature in given(command, "--features") {
+            assert!(
+                manifest["features"].get(feature).is_some(),
+                "{name} has no feature {feature}: `{command}`"
+            );
+        }
+    }
+}
+
+/// A bench on a device that this machine may not have: its options are those that `--help` knows, its device and shape
+/// among those that it names.
+fn check_bench(command: &str) {
+    let help = run(Command::new(binary("zeroth")).args(["bench", "evaluator", "--help"])).expect(0).out;
+    let known: Vec<&str> = help.split(|c: char| c.is_whitespace() || c == ',' || c == '.').collect();
+    let options = command.split_whitespace().filter(|word| word.starts_with("--"));
+    let named =
+        ["--device", "--shape", "--dtype", "--injection"].map(|option| given(command, option)).concat();
+    for word in options.chain(named) {
+        assert!(known.contains(&word), "`zeroth bench evaluator --help` does not know {word}: `{command}`");
+    }
+}
+
 /// Whether a shell command is covered without being run here.
 fn covered_elsewhere(command: &str) -> bool {
+    if BUILDS.contains(&command) {
+        check_build(command);
+        return true;
+    }
+    if command.starts_with("target/release/zeroth bench evaluator ") && command.contains(" --device ") {
+        check_bench(command);
+        return true;
+    }
     let Some((_, gate)) = ELSEWHERE.iter().find(|(start, _)| command.starts_with(start)) else {
         return false;
     };
@@ -268,4 +314,41 @@ fn scripts_can_be_run() {
             run(Command::new(shell).arg("-n").arg(&path)).expect(0);
         }
     }
+}
+
+/// The options that scripts/bench-peers names at its top are those that it takes, and a line of its `--json` begins with
+/// the keys that are promised; neither needs a peer.
+#[test]
+fn bench_peers_takes_what_it_says() {
+    let script = root().join("scripts/bench-peers");
+    let python = || {
+        let mut python = Command::new("python3");
+        python.arg("-B").env("COLUMNS", "1000");
+        python
+    };
+    let help = run(python().arg(&script).arg("--help")).expect(0).out;
+    let (usage, described) = help.split_once("\n\n").expect("usage, then the description");
+    let option = |word: &str| word.trim_matches(['[', ']', '.']).starts_with("--");
+    let options = |text: &str| {
+        let words = text.split_whitespace().filter(|word| option(word));
+        let mut found: Vec<String> =
+            words.map(|word| word.trim_matches(['[', ']', '.']).to_owned()).collect();
+        found.sort();
+        found
+    };
+    let synopsis = described.split("\n\n").nth(1).expect("the synopsis");
+    assert_eq!(options(usage), options(synopsis), "{help}");
+    assert_eq!(options(usage).len(), 9, "{usage}");
+    for command in blocks().iter().flat_map(commands).filter(|line| line.starts_with("scripts/bench-peers")) {
+        for word in command.split_whitespace().filter(|word| option(word)) {
+            assert!(options(usage).contains(&word.to_owned()), "`{command}`: {word}\n{usage}");
+        }
+    }
+    let row = "import json, runpy, sys; \
+               print(json.dumps(runpy.run_path(sys.argv[1])['row']('s', 'add', 'f32', 'p', 3.0, 1.5)))";
+    let row = run(python().arg("-c").arg(row).arg(&script)).expect(0).out;
+    assert_eq!(
+        row.trim(),
+        r#"{"shape": "s", "injection": "add", "dtype": "f32", "peer": "p", "peer_seconds": 3.0, "seconds": 1.5, "ratio": 2.0}"#
+    );
 }
