@@ -10,12 +10,10 @@ use super::engine::DeviceEngine;
 use super::peak::wait_for;
 use super::plan::{Layout, Own};
 use crate::backbone::{Block, Wanted};
+use crate::engine::timing::{WORTH, fewest};
 
 /// Rows in flight that are tried, from the least on.
 const SIZES: [usize; 6] = [4096, 8192, 16384, 32768, 65536, 131_072];
-
-/// More rows must make each faster by this share to be worth their memory.
-const WORTH: f64 = 0.03;
 
 /// Passes that are timed, after one that is not.
 const TIMES: usize = 3;
@@ -83,17 +81,17 @@ fn choose(
     sizes: impl Iterator<Item = usize>,
     mut measure: impl FnMut(usize) -> Option<f64>,
 ) -> Option<usize> {
-    let mut measured: Vec<(usize, f64)> = Vec::new();
+    let (mut tried, mut measured): (Vec<usize>, Vec<f64>) = Default::default();
     for size in sizes {
         let Some(seconds) = measure(size) else { break };
-        let before = measured.last().map(|&(_, before)| before);
-        measured.push((size, seconds));
+        let before = measured.last().copied();
+        tried.push(size);
+        measured.push(seconds);
         if before.is_some_and(|before| seconds >= before * (1.0 - WORTH)) {
             break;
         }
     }
-    let best = measured.iter().fold(f64::INFINITY, |best, &(_, seconds)| best.min(seconds));
-    measured.into_iter().find(|&(_, seconds)| seconds <= best * (1.0 + WORTH)).map(|(size, _)| size)
+    fewest(&tried, &measured)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod population;
 pub(crate) mod read_out;
 mod settings;
 pub(crate) mod statistics;
-mod timing;
+pub(crate) mod timing;
 
 use std::ops::Range;
 use std::sync::Arc;

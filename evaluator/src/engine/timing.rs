@@ -6,8 +6,8 @@ use super::Engine;
 use super::forward::From;
 use crate::backbone::Wanted;
 
-/// A larger task must be faster by this share to be worth its memory.
-const WORTH: f64 = 0.03;
+/// More rows must make each faster by this share to be worth their memory.
+pub(crate) const WORTH: f64 = 0.03;
 
 /// Rounds at most, of which the fastest counts.
 const ROUNDS: usize = 3;
