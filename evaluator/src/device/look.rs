@@ -150,9 +150,9 @@ impl Look {
             self.masks.borrow().iter().filter_map(|(_, mask)| Some(mask.as_ref()?.elem_count())).sum();
         let made: [usize; 2] = [masks, self.distances.get().map_or(0, Tensor::elem_count)];
         #[cfg(feature = "cuda")]
-        let slots = self.slots.borrow().iter().map(|(_, slots)| slots.numbers()).sum();
+        let slots: usize = self.slots.borrow().iter().map(|(_, slots)| slots.numbers()).sum();
         #[cfg(not(feature = "cuda"))]
-        let slots = 0;
+        let slots: usize = 0;
         rows.iter().chain(&made).sum::<usize>() + slots
     }
 
