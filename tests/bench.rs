@@ -70,31 +70,67 @@ fn a_run_is_compared_with_the_last_one_of_its_kind() {
     assert_eq!(second[0]["last_run_seconds"], json!(before));
     assert!((second[0]["last_run_ratio"].as_f64().unwrap() - before / now).abs() < 1e-9, "{second:?}");
     assert_eq!(once(&["--max-batch-tokens", "99"])[0]["last_run_ratio"], Value::Null, "another setting");
-    let kept = std::fs::read_to_string(case.path("kept/bench.jsonl")).unwrap();
+    let read = || std::fs::read_to_string(case.path("kept/bench.jsonl")).unwrap();
+    let kept = read();
     assert_eq!(kept.lines().count(), 2, "the newest of each kind\n{kept}");
+
+    // A line as the first versions wrote it.
+    let mut old: Value = serde_json::from_str(kept.lines().next().unwrap()).unwrap();
+    for key in ["version", "unix_seconds"] {
+        assert!(old.as_object_mut().unwrap().remove(key).is_some(), "{key}: {kept}");
+    }
+    case.write("kept/bench.jsonl", &format!("{old}\n"));
+    assert_eq!(once(&[])[0]["last_run_seconds"], old["seconds"]);
+    assert_eq!(read().lines().count(), 1, "{}", read());
+
     let table = bench(&case, &[&TINY[..], &["--injection", "add"]].concat()).expect(0);
     for part in ["s/call", "GFLOP/call", "bert-tiny", "% of", "kept/bench.jsonl"] {
         assert!(table.out.contains(part), "{part}\n{}", table.report());
     }
 }
 
+/// Of the columns' table in docs/engine.md, every key but those that a run before gives.
 #[test]
-fn a_real_model_is_timed() {
+fn every_documented_key_is_there() {
+    let text = std::fs::read_to_string(tests::root().join("docs/engine.md")).unwrap();
+    let table = text.split("| column | `--json` | is |").nth(1).and_then(|rest| rest.split("\n\n").next());
+    let columns = table.unwrap().lines().filter_map(|line| line.split('|').nth(2));
+    let keys: Vec<&str> = columns.flat_map(|column| column.split('`').skip(1).step_by(2)).collect();
+    assert!(keys.len() >= 18, "has the table lost a key, or its form? {keys:?}");
+    let narrow = ["--injection", "add", "--dtype", "f32", "--dtype", "bf16", "--dtype", "int8", "--json"];
+    let found = rows(&bench(&case(), &[&TINY[..], &narrow].concat()).expect(0));
+    assert_eq!(found.iter().map(|row| &row["dtype"]).collect::<Vec<_>>(), ["f32", "bf16", "int8"]);
+    for row in &found {
+        for &key in &keys {
+            let of_f32 = ["largest_loss_difference", "rank_correlation", "least_rank_correlation"];
+            let there = match (&row[key], key) {
+                (Value::Null, _) if key.starts_with("last_run_") => row.get(key).is_some(), // there is none
+                (Value::Null, "instruction_peak" | "share_of_instruction_peak") => {
+                    eprintln!("skipped: this processor has no instructions for {}", row["dtype"]);
+                    row.get(key).is_some()
+                }
+                (Value::Null, _) => row["dtype"] == "f32" && of_f32.contains(&key),
+                (Value::Array(layers), _) => key == "layer_seconds" && layers.len() == 2,
+                (value, _) => value.is_number(),
+            };
+            assert!(there, "{key}: {row}");
+        }
+    }
+}
+
+#[test]
+fn a_real_model_is_timed_and_not_compared_with_another_of_its_name() {
     let case = case();
-    let real = [
-        "--model",
-        "model",
-        "--prompt-tokens",
-        "2",
-        "--population",
-        "2",
-        "--examples",
-        "2",
-        "--repeats",
-        "1",
-    ];
-    let found = rows(&bench(&case, &[&real[..], &["--json"]].concat()).expect(0));
-    assert_eq!((&found[0]["shape"], found.len()), (&json!("model"), 2), "{found:?}");
+    let time = |model: &str| {
+        let real = ["--model", model, "--prompt-tokens", "2", "--population", "2", "--examples", "2"];
+        let found = rows(&bench(&case, &[&real[..], &["--repeats", "1", "--json"]].concat()).expect(0));
+        assert_eq!((&found[0]["shape"], found.len()), (&json!("model"), 2), "{found:?}");
+        found[0]["last_run_ratio"].clone()
+    };
+    case.put_model(Family::Bert, "other/model");
+    assert_eq!(time("model"), Value::Null);
+    assert_eq!(time("other/model"), Value::Null, "another model");
+    assert!(time("./model").is_number(), "the same one");
 }
 
 #[test]

@@ -67,6 +67,26 @@ fn tune_without_a_test_set_and_without_json() {
     assert!(ended.err.lines().any(|line| line.contains("144")), "plain progress lines\n{}", ended.report());
 }
 
+/// One process that evaluates and searches: either has as many threads as the run file says, whatever cores there are.
+#[test]
+fn tune_computes_on_as_many_threads_as_it_may() {
+    for threads in [1, 3] {
+        let case = bert().set("run.threads", &threads.to_string()).set("search.budget", "6000000");
+        let process = Process::start(&mut case.tune("run", &[]));
+        until("the run to begin", || (generations_done(&case.path("run")) >= 1).then_some(()));
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        };
+        let names: Vec<String> = tasks.filter_map(name).collect(); // but for those that end meanwhile
+        process.kill();
+        for pool in ["zeroth-engine-", "zeroth-search-"] {
+            let found = names.iter().filter(|name| name.starts_with(pool)).count();
+            assert_eq!(found, threads, "{pool}: {names:?}");
+        }
+    }
+}
+
 /// A budget that is no multiple of the population: generations are whole.
 #[test]
 fn tune_spends_whole_generations() {

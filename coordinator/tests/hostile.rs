@@ -10,23 +10,22 @@ use coordinator::serve::cli::{Args, connect};
 use coordinator::serve::{Limits, ServeOptions};
 use evaluator::dial::DialError;
 use proto::client::{Files, Security};
-use proto::v1::evaluators_client::EvaluatorsClient;
 use proto::v1::runs_client::RunsClient;
 use proto::v1::{self, ListRequest, order, report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 
 mod frames;
 mod house;
 mod log;
+mod unchecked;
 
 use frames::{Connection, call};
 use house::{House, dial, hello, in_process, options, short_run, within};
+use unchecked::Evaluator;
 
 /// The evaluators' call.
 const WORK: &str = "/zeroth.v1.Evaluators/Work";
@@ -60,66 +59,6 @@ impl Home {
     async fn unharmed(self) {
         assert_eq!(within(self.run).await.unwrap(), in_process().await);
         self.house.close().await;
-    }
-}
-
-/// A stream of reports that nobody has checked, and the orders that come back.
-struct Evaluator {
-    out: mpsc::Sender<v1::Report>,
-    orders: Streaming<v1::Order>,
-}
-
-impl Evaluator {
-    async fn call(address: SocketAddr, first: report::Kind) -> Result<Self, Status> {
-        let endpoint = Security::default().endpoint(&format!("http://{address}")).unwrap();
-        let mut client = EvaluatorsClient::new(endpoint.connect().await.unwrap());
-        let (out, reports) = mpsc::channel(64);
-        out.send(v1::Report { kind: Some(first) }).await.unwrap();
-        let orders = client.work(ReceiverStream::new(reports)).await?.into_inner();
-        Ok(Self { out, orders })
-    }
-
-    /// Welcomed with the run's model.
-    async fn join(address: SocketAddr) -> Self {
-        Self::call(address, report::Kind::Hello(hello("m").into())).await.unwrap()
-    }
-
-    async fn say(&self, kind: report::Kind) {
-        let _ = self.out.send(v1::Report { kind: Some(kind) }).await; // it may have been thrown out already
-    }
-
-    /// The next order that is no heartbeat; `None` at the end.
-    async fn next(&mut self) -> Option<order::Kind> {
-        loop {
-            match within(self.orders.message()).await.ok()??.kind? {
-                order::Kind::Heartbeat(_) => {}
-                kind => return Some(kind),
-            }
-        }
-    }
-
-    /// The next lease; the run is prepared on the way.
-    async fn lease(&mut self) -> v1::Lease {
-        loop {
-            match self.next().await.expect("no lease") {
-                order::Kind::Prepare(prepare) => {
-                    let ready = house::ready_for(prepare.run);
-                    self.say(report::Kind::Ready(ready.into())).await;
-                }
-                order::Kind::Lease(lease) => return lease,
-                _ => {}
-            }
-        }
-    }
-
-    /// Why it is sent away.
-    async fn reason(&mut self) -> String {
-        while let Some(kind) = self.next().await {
-            if let order::Kind::Refused(refusal) = kind {
-                return refusal.message;
-            }
-        }
-        panic!("it ended without a reason");
     }
 }
 

@@ -70,12 +70,22 @@ pub(super) async fn run(args: Args, logged: bool, stop: watch::Receiver<bool>) -
     }
     let begun_with = checkpoint.as_ref().map(|checkpoint| &checkpoint.model);
     let model = if args.listen.is_some() { model_of(&inputs, begun_with)? } else { begun_with.cloned() };
+    if args.listen.is_none() {
+        search_threads(inputs.spec.run.threads)?;
+    }
     let mut window = Window::open(&args.observe)?;
     let stop = cancellable(stop);
     let place = Place { folder: &folder, checkpoint, model, logged };
     let tuned = tune(&args, &inputs, place, &mut window, &stop).await;
     window.close().await;
     print(&inputs, &folder, &tuned?, args.json)
+}
+
+/// What the optimiser's large products are spread over, beside an evaluator in this process: no more threads than that has.
+/// Without one all cores are theirs.
+fn search_threads(threads: usize) -> Result<(), Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.thread_name(|i| format!("zeroth-search-{i}")).build_global().map_err(Error::failed)
 }
 
 /// What is known of a run before it begins.

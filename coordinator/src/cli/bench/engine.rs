@@ -1,5 +1,7 @@
 //! `zeroth bench evaluator`: options to a plan, its rows to the screen and to the file.
 
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 use shared::spec;
@@ -17,12 +19,13 @@ pub(super) fn run(args: &Evaluator) -> Result<(), Error> {
     let mut head = (!args.json).then_some(table::HEAD);
     for subject in subjects {
         let mut failed = None;
+        let model = model(&subject);
         let plan = Plan { subject, ..plan.clone() };
         embedded::bench(&plan, |row| {
-            let before = saved.before(&row);
+            let before = saved.before(&row, model.as_deref());
             head.take().into_iter().for_each(|head| println!("{head}"));
             println!("{}", if args.json { table::json(&row, before) } else { table::line(&row, before) });
-            failed = failed.take().or(saved.keep(&row).err());
+            failed = failed.take().or(saved.keep(&row, model.as_deref()).err());
         })?;
         failed.map_or(Ok(()), Err)?;
     }
@@ -30,6 +33,17 @@ pub(super) fn run(args: &Evaluator) -> Result<(), Error> {
         println!("\nkept in {} for the next run to be compared with", saved.path().display());
     }
     Ok(())
+}
+
+/// Which model a subject's name is of: folders of the same name lie in different places. A shape's name says all.
+fn model(subject: &Subject) -> Option<String> {
+    let whole =
+        |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    match subject {
+        Subject::Shape(_) => None,
+        Subject::Model(name) => Some(whole(Path::new(name))), // a hub id stays as it is
+        Subject::Work(folder) => Some(whole(folder)),
+    }
 }
 
 /// What is to be timed, one after the other.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use shared::frame;
@@ -9,14 +10,17 @@ use shared::frame;
 use crate::embedded::Row;
 use crate::error::Error;
 
-/// What must be equal for two results to be compared.
-const KIND: [&str; 10] = [
+/// What must be equal for two results to be compared. `model` says which one a name is of; shapes have none. Lines of
+/// versions that did not say it are of another kind than any of a model, and stay.
+const KIND: [&str; 12] = [
     "machine",
     "device",
     "shape",
+    "model",
     "injection",
     "dtype",
     "examples",
+    "text_rows",
     "prompt_tokens",
     "population",
     "threads",
@@ -59,24 +63,30 @@ impl Saved {
         &self.path
     }
 
-    /// Seconds a call of the last run of that kind.
-    pub(super) fn before(&self, row: &Row) -> Option<f64> {
-        let new = self.kept(row);
+    /// Seconds a call of the last run of that kind, of the `model` if it is of one.
+    pub(super) fn before(&self, row: &Row, model: Option<&str>) -> Option<f64> {
+        let new = self.kept(row, model);
         self.rows.iter().find(|old| same_kind(old, &new))?["seconds"].as_f64()
     }
 
     /// Puts a row in the place of the last one of its kind.
-    pub(super) fn keep(&mut self, row: &Row) -> Result<(), Error> {
-        let new = self.kept(row);
+    pub(super) fn keep(&mut self, row: &Row, model: Option<&str>) -> Result<(), Error> {
+        let mut new = self.kept(row, model);
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        new["unix_seconds"] = json!(since.map_or(0, |since| since.as_secs()));
         self.rows.retain(|old| !same_kind(old, &new));
         self.rows.push(new);
         let text: String = self.rows.iter().map(|row| format!("{row}\n")).collect();
         frame::write_bytes_atomic(&self.path, text.as_bytes()).map_err(Error::input)
     }
 
-    fn kept(&self, row: &Row) -> Value {
+    fn kept(&self, row: &Row, model: Option<&str>) -> Value {
         let mut kept = serde_json::to_value(row).unwrap_or_default();
         kept["machine"] = json!(self.machine);
+        kept["version"] = json!(env!("CARGO_PKG_VERSION"));
+        if let Some(model) = model {
+            kept["model"] = json!(model);
+        }
         if let Some(object) = kept.as_object_mut() {
             object.remove("logits");
         }

@@ -1,4 +1,4 @@
-//! The table under virtual time: one fault at a time, then many at random.
+//! The table under virtual time, one fault at a time: leases, what is lost, what comes twice.
 
 use std::time::Duration;
 
@@ -243,6 +243,16 @@ fn failed(text: &str) -> Refusal {
     Refusal::Failed(text.to_owned())
 }
 
+/// A small generator: the schedule must be the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % sides as u64) as usize
+    }
+}
+
 #[test]
 fn a_generation_comes_back_whole_and_in_order() {
     let (mut world, ids) = World::with(3);
@@ -324,83 +334,6 @@ fn credit_bounds_what_one_evaluator_holds() {
 }
 
 #[test]
-fn a_failed_lease_is_tried_elsewhere_and_not_for_ever() {
-    let (mut world, ids) = World::with(2);
-    world.offer(0, Task::Score { prompt: Prompted::Manual, examples: ExampleSet::Dev(0..1) });
-    let mut tried = Vec::new();
-    while let Some((id, lease)) = world.leases.pop() {
-        tried.push(id);
-        world.refuse(id, Some(lease.id), failed("out of memory"));
-    }
-    assert_eq!(tried, [ids[0], ids[1], ids[0], ids[1], ids[0]]);
-    assert!(world.ended[0].1.is_err());
-}
-
-#[test]
-fn five_failures_of_the_same_work_end_the_run() {
-    let (mut world, _) = World::with(1);
-    world.offer(0, generation(1));
-    for _ in 0..5 {
-        let (id, lease) = world.leases.pop().unwrap();
-        world.refuse(id, Some(lease.id), failed("out of memory"));
-    }
-    let reason = failed("the same work failed 5 times, the last time: out of memory");
-    assert_eq!(world.ended[0].1, Err(reason.clone()));
-    assert_eq!(world.table.offer(world.now, RUN, ContextVersion(0), generation(1)), Err(reason));
-}
-
-#[test]
-fn another_model_is_refused_naming_both() {
-    let (mut world, _) = World::with(1);
-    let Err(Refusal::Model(text)) = world.join("other") else { panic!("joined with another model") };
-    assert!(text.contains("weights m,") && text.contains("weights other,"), "{text}");
-}
-
-#[test]
-fn another_dtype_is_refused_naming_both_before_and_after_the_run_begins() {
-    let mut world = World::new(settings());
-    let early = world.join("m").unwrap(); // idle: no run yet
-    let expected = Expected { dtype: Dtype::Bf16, ..Expected::default() };
-    world.table.begin(world.now, prepare(), expected);
-    world.settle();
-    let late = world.join("m").err();
-    let refused = [&world.closed[0].1, &late].map(|refusal| match refusal {
-        Some(Refusal::Model(text)) => text.clone(),
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(world.closed[0].0, early);
-    for text in refused {
-        assert!(
-            text.contains("in bf16") && text.contains("in f32") && text.ends_with("--dtype bf16"),
-            "{text}"
-        );
-    }
-    let right = Hello { dtype: "bf16".to_owned(), ..hello("m") };
-    assert!(world.table.join(world.now, right, false).is_ok());
-}
-
-#[test]
-fn a_resumed_run_takes_only_its_own_model() {
-    let mut world = World::new(settings());
-    let early = world.join("other").unwrap(); // idle: no run yet
-    world.table.begin(world.now, prepare(), Expected { model: Some(model("m")), ..Expected::default() });
-    world.settle();
-    assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == early));
-    assert!(world.begun.is_empty(), "another evaluator may come");
-    world.join("m").unwrap();
-    assert!(world.begun[0].is_ok());
-}
-
-#[test]
-fn without_its_sole_evaluator_a_run_fails() {
-    let mut world = World::new(settings());
-    world.table.join(world.now, hello("other"), true).unwrap();
-    world.table.begin(world.now, prepare(), Expected { model: Some(model("m")), ..Expected::default() });
-    world.settle();
-    assert!(matches!(&world.begun[..], [Err(Refusal::Model(_))]));
-}
-
-#[test]
 fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
     let mut world = World::new(settings());
     let id = world.table.join(world.now, hello("m"), true).unwrap();
@@ -413,109 +346,6 @@ fn a_sole_evaluator_that_dies_takes_the_job_with_it() {
     world.table.lost(world.now, id);
     world.settle();
     assert_eq!(world.ended[0].1, Err(failed("the only evaluator has gone")));
-}
-
-#[test]
-fn another_protocol_is_refused() {
-    let mut world = World::new(settings());
-    let old = Hello { protocol: 0, ..hello("m") };
-    assert!(matches!(world.table.join(world.now, old, false), Err(Refusal::Protocol(_))));
-}
-
-#[test]
-fn a_late_joiner_gets_the_run_the_context_and_then_leases() {
-    let (mut world, ids) = World::with(1);
-    world.table.set_context(world.now, update(1)).unwrap();
-    let late = world.join("m").unwrap();
-    world.offer(1, generation(4));
-    assert_eq!(world.kinds(late), "PSL");
-    assert_eq!(world.kinds(ids[0]), "PScL");
-    let start = world.orders.iter().find_map(|(id, order)| match order {
-        Order::Start(start) if *id == late => Some(start),
-        _ => None,
-    });
-    let start = start.unwrap();
-    assert_eq!((start.version, &start.context[0]), (ContextVersion(1), &vec![1.0; DIM]));
-}
-
-#[test]
-fn who_missed_updates_gets_the_whole_context() {
-    let (mut world, ids) = World::with(1);
-    (1..=3).for_each(|version| world.table.set_context(world.now, update(version)).unwrap());
-    world.offer(3, generation(1));
-    assert_eq!(world.kinds(ids[0]), "PSSL");
-}
-
-#[test]
-fn evaluators_that_find_other_statistics_are_refused() {
-    let (mut world, _) = World::with(1);
-    let odd = world.table.join(world.now, hello("m"), false).unwrap();
-    let other = Ready { layer_stds: vec![0.5, 0.250_000_1], ..ready(RUN) };
-    world.report(odd, Report::Ready(Box::new(other.clone())));
-    assert!(matches!(&world.closed[..], [(id, Some(Refusal::Model(_)))] if *id == odd));
-    let gpu = Hello { device: "cuda:0".to_owned(), ..hello("m") };
-    let gpu = world.table.join(world.now, gpu, false).unwrap();
-    world.report(gpu, Report::Ready(Box::new(other)));
-    assert_eq!(world.closed.len(), 1, "another kind of device may round otherwise");
-}
-
-#[test]
-fn an_answer_of_the_wrong_shape_costs_the_evaluator() {
-    let (mut world, ids) = World::with(2);
-    world.offer(0, generation(2));
-    let lease = world.lease_of(ids[0]).unwrap();
-    world.report(
-        ids[0],
-        Report::Answer(Answer { lease: lease.id, outcomes: Vec::new(), canary: canary(&lease) }),
-    );
-    assert_eq!(world.closed, [(ids[0], Some(failed("an answer with 0 outcomes, 1 expected")))]);
-    world.answer_all();
-    assert_eq!(world.ended[0].1.as_ref().unwrap().outcomes, expected(2, 0));
-}
-
-#[test]
-fn an_answer_to_anothers_lease_costs_the_evaluator() {
-    let (mut world, ids) = World::with(2);
-    world.offer(0, generation(2));
-    let stolen = world.lease_of(ids[1]).unwrap();
-    world.answer(ids[0], &stolen);
-    assert_eq!(world.closed.len(), 1);
-    assert_eq!(world.closed[0].0, ids[0]);
-}
-
-#[test]
-fn wrong_input_ends_the_run() {
-    let mut world = World::new(settings());
-    world.table.begin(world.now, prepare(), Expected::default());
-    let id = world.table.join(world.now, hello("m"), false).unwrap();
-    let refusal = Refusal::Input("\"great\" is not one token".to_owned());
-    world.refuse(id, None, refusal.clone());
-    assert_eq!(world.begun, [Err(refusal)]);
-    assert!(world.closed.is_empty());
-}
-
-#[test]
-fn drained_evaluators_leave_and_nobody_joins() {
-    let (mut world, ids) = World::with(2);
-    world.table.drain();
-    world.settle();
-    assert!(world.join("m").is_err());
-    for id in &ids {
-        assert!(world.kinds(*id).ends_with('D'));
-        world.report(*id, Report::Leaving);
-    }
-    assert!(world.table.deserted());
-    assert_eq!(world.closed, [(ids[0], None), (ids[1], None)]);
-}
-
-#[test]
-fn an_ended_run_is_forgotten() {
-    let (mut world, ids) = World::with(1);
-    world.table.end(RUN);
-    world.settle();
-    assert_eq!(world.kinds(ids[0]), "PSF");
-    assert!(world.table.offer(world.now, RUN, ContextVersion(0), generation(1)).is_err());
-    assert!(world.join("other").is_ok());
 }
 
 #[test]
@@ -543,75 +373,15 @@ fn nothing_asked_is_answered_at_once() {
     assert!(world.table.offer(world.now, RUN, ContextVersion(0), beyond).is_err());
 }
 
-/// A small generator: the schedule must be the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % sides as u64) as usize
-    }
-}
-
-/// One step of a bad day.
-fn mishap(world: &mut World, dice: &mut Dice) {
-    let ids: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
-    match dice.roll(12) {
-        0 if ids.len() < 6 => drop(world.join("m").unwrap()),
-        1 if ids.len() > 1 => {
-            let id = ids[dice.roll(ids.len())];
-            world.table.lost(world.now, id);
-            world.settle();
-        }
-        2 if ids.len() > 1 => world.report(ids[dice.roll(ids.len())], Report::Leaving),
-        3 if !world.leases.is_empty() => {
-            let (id, lease) = world.leases.remove(dice.roll(world.leases.len()));
-            world.refuse(id, Some(lease.id), failed("engine"));
-        }
-        4 => world.pass(seconds(dice.roll(70) as u64), &ids),
-        _ if !world.leases.is_empty() => {
-            let (id, lease) = world.leases.remove(dice.roll(world.leases.len()));
-            world.answer(id, &lease);
-        }
-        _ => world.pass(seconds(1), &ids),
-    }
-    let alive: Vec<EvaluatorId> = world.table.links.keys().copied().collect();
-    world.leases.retain(|(id, _)| alive.contains(id));
-}
-
-#[test]
-fn every_generation_completes_with_the_same_results_whatever_happens() {
-    for seed in 0..200 {
-        let mut dice = Dice(seed);
-        let (mut world, _) = World::with(1 + dice.roll(3));
-        world.table.settings.max_failures = u32::MAX; // this day is worse than any that a run should survive
-        for version in 0..8 {
-            let candidates = 1 + dice.roll(20);
-            let job = world.offer(version, generation(candidates));
-            let mut steps = 0;
-            while world.ended.is_empty() {
-                mishap(&mut world, &mut dice);
-                steps += 1;
-                assert!(steps < 10_000, "seed {seed}: generation {version} hangs");
-            }
-            let (ended, collected) = world.ended.remove(0);
-            assert_eq!(ended, job);
-            assert_eq!(collected.unwrap().outcomes, expected(candidates, version), "seed {seed}");
-            assert!(world.ended.is_empty());
-            world.table.set_context(world.now, update(version + 1)).unwrap();
-            world.settle();
-        }
-        let held: usize = world.table.links.values().map(|link| link.in_flight.len()).sum();
-        assert_eq!(held, world.table.leases.len(), "seed {seed}: leases and links disagree");
-    }
-}
-
 mod ahead;
 mod canaries;
 mod deadline;
 mod fairness;
 mod liveness;
+mod mishaps;
 mod mixed;
+mod orders;
 mod pace;
+mod refusals;
 mod speeds;
 mod tally;

@@ -1,10 +1,12 @@
-//! Races on tables of losses, against the whole table.
+//! Races on tables of losses, against the whole table; and what the optimiser learns of either.
 
+use faer::{Mat, Side};
 use shared::random::{Domain, Stream};
 use shared::task::loss::population_loss;
 use shared::task::loss::{Loss, Metric};
 
 use super::*;
+use crate::cma::{Options, Params, State, normals};
 
 const LOSSES: [Loss; 3] = [Loss::Ce, Loss::Hinge, Loss::Metric];
 
@@ -105,4 +107,100 @@ fn a_tie_with_the_last_of_the_better_half_is_no_reason_to_end() {
     rows[0] = vec![4.0, 0.0, 0.0, 0.0];
     let (race, _) = race(Loss::Ce, &rows, 2);
     assert_eq!(race.seen(), [4, 4, 4, 2]);
+}
+
+const DIM: usize = 10;
+
+/// An optimiser that has made some generations, its next candidates, and the covariance that they were drawn with.
+fn asked(population: usize, seed: u64) -> (State, Vec<Vec<f64>>, Mat<f64>) {
+    let options = Options { population: Some(population), ..Options::new(DIM, 0.5) };
+    let mut state = State::new(&options).unwrap();
+    let count = population * DIM;
+    let ask = |state: &mut State| {
+        let from = state.generation() * count as u64;
+        state.ask(&normals(Stream::new(seed, Domain::Search, 2), from, count)).unwrap()
+    };
+    for _ in 0..4 {
+        let candidates = ask(&mut state);
+        let loss =
+            |x: &Vec<f64>| x.iter().enumerate().map(|(i, v)| 3f64.powi(i as i32) * (v - 1.0).powi(2)).sum();
+        state.tell(&candidates, &candidates.iter().map(loss).collect::<Vec<f64>>()).unwrap();
+    }
+    let candidates = ask(&mut state);
+    let covariance = matrix(&state);
+    (state, candidates, covariance)
+}
+
+fn matrix(state: &State) -> Mat<f64> {
+    Mat::from_fn(DIM, DIM, |i, j| state.covariance(i, j))
+}
+
+/// `1/2 sum |w_i - w_p(i)|`: how much weight candidates have got from one another, by the ranks that they have got.
+fn moved(params: &Params, one: &[usize], other: &[usize]) -> f64 {
+    let rank = |of: &[usize], row| of.iter().position(|&other| other == row).unwrap();
+    let rows = 0..params.population;
+    let moved = rows.map(|row| (params.weights[rank(one, row)] - params.weights[rank(other, row)]).abs());
+    moved.sum::<f64>() / 2.0
+}
+
+/// docs/method.md, "What is exact" and "What is not": of one generation, told raced and whole.
+#[test]
+fn a_raced_generation_teaches_the_same_but_for_a_bounded_part_of_the_covariance() {
+    let (mut other, mut same) = (0, 0);
+    for seed in 0..400 {
+        let table = table(Loss::Ce, seed);
+        let (before, candidates, drawn) = asked(table.len(), seed);
+        let mu = before.params().mu;
+        let (race, _) = race(Loss::Ce, &table, mu);
+        let estimated = race.gathered().losses;
+        let told = |rows: &[Vec<f32>]| {
+            let losses: Vec<f64> = rows.iter().map(|row| mean(row)).collect();
+            let mut state = before.clone();
+            state.tell(&candidates, &losses).unwrap();
+            state
+        };
+        let (raced, whole) = (told(&estimated), told(&table));
+        let bits = |vector: &[f64]| vector.iter().map(|x| x.to_bits()).collect::<Vec<u64>>();
+        assert_eq!(bits(raced.mean()), bits(whole.mean()), "mean, table {seed}");
+        assert_eq!(raced.sigma().to_bits(), whole.sigma().to_bits(), "sigma, table {seed}");
+        assert_eq!(bits(raced.path_sigma()), bits(whole.path_sigma()), "p_sigma, table {seed}");
+        assert_eq!(bits(raced.path_c()), bits(whole.path_c()), "p_c, table {seed}");
+        assert_eq!(raced.best(), whole.best(), "the best candidate, table {seed}");
+
+        let order =
+            |rows: &[Vec<f32>]| ranked(Loss::Ce, rows).into_iter().map(|(row, _)| row).collect::<Vec<_>>();
+        let (one, two) = (order(&estimated), order(&table));
+        if one == two {
+            assert_eq!(matrix(&raced), matrix(&whole), "C, table {seed}");
+            same += 1;
+            continue;
+        }
+        other += 1;
+        assert_eq!(one[..mu], two[..mu], "table {seed}");
+        let off = matrix(&raced) - matrix(&whole);
+        assert!(off.norm_max() > 0.0, "the worse half's order makes no difference, table {seed}");
+        // In the norm of the C that the candidates were drawn with: neither bound C - off nor bound C + off has a
+        // direction of negative length.
+        let params = before.params();
+        let bound = DIM as f64 * params.c_mu * moved(params, &one, &two);
+        for sign in [1.0, -1.0] {
+            let left = Mat::from_fn(DIM, DIM, |i, j| bound * drawn[(i, j)] + sign * off[(i, j)]);
+            assert!(left.llt(Side::Lower).is_ok(), "C is off by more than {bound} of it, table {seed}");
+        }
+    }
+    assert!(other > 30 && same > 30, "{other} races with another order, {same} with the same");
+}
+
+/// The shares of C that docs/method.md gives, rounded up as a bound is.
+#[test]
+fn the_worse_half_turned_round_moves_as_much_as_the_docs_say() {
+    for (dim, population, percent) in [(200, 10, "1.2"), (100, 10, "2.3"), (500, 20, "1.0")] {
+        let params =
+            Params::new(&Options { population: Some(population), ..Options::new(dim, 1.0) }).unwrap();
+        let order: Vec<usize> = (0..population).collect();
+        let mut turned = order.clone();
+        turned[params.mu..].reverse();
+        let bound = dim as f64 * params.c_mu * moved(&params, &order, &turned);
+        assert_eq!(format!("{:.1}", (1000.0 * bound).ceil() / 10.0), percent, "{dim}, {population}");
+    }
 }
