@@ -65,14 +65,17 @@ fn listed(name: &str) -> (u64, u64) {
 
 #[test]
 fn inspect_says_what_a_budget_takes() {
-    let memory = |more: &[&str]| inspected("bert-tiny", more)["memory_bytes"].as_u64().unwrap();
+    let memory = |more: &[&str]| {
+        inspected("bert-tiny", &[&["--threads", "2"], more].concat())["memory_bytes"].as_u64().unwrap()
+    };
     let base = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "3"]);
     assert!(memory(&["--max-batch-tokens", "200", "--prompt-tokens", "3"]) > base);
     assert!(memory(&["--train-tokens", "9000"]) > memory(&[]));
-    // one more prompt row a layer: a projection of 500 columns and four prompts, in f32; and an example's row is the
-    // prompt's, no longer the text's: its hidden state is kept once, at the cached layer
+    // one more prompt row: a projection of 500 columns and four prompts a layer, in f32, and five of each of the twenty
+    // candidates at work; and an example's row is the prompt's, no longer the text's: its hidden state is kept once, at the
+    // cached layer
     let more = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "4"]);
-    assert_eq!(more as i64 - base as i64, 4 * 3 * 40 * 504 - 32 * 4 * 40);
+    assert_eq!(more as i64 - base as i64, 4 * 3 * 40 * 504 + 4 * 40 * 5 * 20 - 32 * 4 * 40);
     // without projections; with a search of fewer dimensions
     let anew = memory(&["--max-batch-tokens", "100", "--prompt-tokens", "3", "--projections", "regenerate"]);
     assert_eq!(base - anew, 4 * 3 * 3 * 40 * 500);
