@@ -1,48 +1,18 @@
 //! What the engine counts for a candidate and a context is what a device does for them: that nothing is computed twice
 //! which they share, nor a row that nobody reads.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
 use super::{DeviceBackbone, DeviceEngine, counted};
-use crate::backbone::{Backbone, Dtype};
-use crate::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
+use crate::backbone::Backbone;
+use crate::engine::Injection;
+use crate::engine::tiny::{self, PROMPT, backbone};
 use crate::kernel;
-use crate::models::locate::{Located, WEIGHTS};
-
-const PROMPT: usize = 4;
-
-fn backbone(name: &str) -> Backbone {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name);
-    let weights = vec![folder.join(WEIGHTS)];
-    Backbone::load(&Located { name: name.to_owned(), revision: None, folder, weights }, Dtype::F32).unwrap()
-}
 
 fn engine(backbone: &Arc<Backbone>, read_out: &str, injection: Injection) -> DeviceEngine {
-    let label_ids = vec![20, 21, 22];
-    let read_out = match read_out {
-        "masked-lm" => ReadOut::MaskedLm { label_ids },
-        "next-token" => ReadOut::NextToken { label_ids },
-        "seq2seq" => ReadOut::Seq2Seq { label_ids, mask: 4 },
-        _ => {
-            let class_embeddings = vec![vec![1.0; backbone.hidden()]; 2];
-            ReadOut::Similarity { temperature: 0.05, class_embeddings }
-        }
-    };
-    let example = |rows: u32| Tokens { ids: (1..=rows).collect(), read_out: rows as usize - 2 };
-    let settings = Settings {
-        injection,
-        prompt_tokens: PROMPT,
-        initial_ids: None,
-        around: Around { before: Some(1), after: None },
-        read_out,
-        max_batch_tokens: 512,
-        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
-    };
-    let host =
-        Engine::new(Arc::clone(backbone), settings, vec![example(9), example(5), example(14)]).unwrap();
+    let host = tiny::engine(Arc::clone(backbone), read_out, injection, false);
     let weights = DeviceBackbone::of(backbone, &Device::Cpu, DType::F32).unwrap();
     DeviceEngine::new(host, Arc::new(weights)).unwrap()
 }

@@ -181,52 +181,16 @@ fn linear(linear: &Linear, rows: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
 
-    use crate::backbone::{Backbone, Dtype};
-    use crate::engine::{Around, Engine, Injection, ReadOut, Settings, Tokens};
+    use crate::backbone::Backbone;
+    use crate::engine::Injection;
+    use crate::engine::tiny::{PROMPT, backbone, engine};
     use crate::kernel::counted;
-    use crate::models::locate::{Located, WEIGHTS};
-
-    const PROMPT: usize = 4;
-
-    fn backbone(name: &str) -> Backbone {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name);
-        let weights = vec![folder.join(WEIGHTS)];
-        Backbone::load(&Located { name: name.to_owned(), revision: None, folder, weights }, Dtype::F32)
-            .unwrap()
-    }
-
-    /// An engine whose tasks are run by this thread, all examples in one.
-    fn engine(backbone: Arc<Backbone>, read_out: &str, injection: Injection) -> Engine {
-        let label_ids = vec![20, 21, 22];
-        let read_out = match read_out {
-            "masked-lm" => ReadOut::MaskedLm { label_ids },
-            "next-token" => ReadOut::NextToken { label_ids },
-            "seq2seq" => ReadOut::Seq2Seq { label_ids, mask: 4 },
-            _ => {
-                let class_embeddings = vec![vec![1.0; backbone.hidden()]; 2];
-                ReadOut::Similarity { temperature: 0.05, class_embeddings }
-            }
-        };
-        let example = |rows: u32| Tokens { ids: (1..=rows).collect(), read_out: rows as usize - 2 };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().unwrap();
-        let settings = Settings {
-            injection,
-            prompt_tokens: PROMPT,
-            initial_ids: None,
-            around: Around { before: Some(1), after: None },
-            read_out,
-            max_batch_tokens: 512,
-            pool: Arc::new(pool),
-        };
-        Engine::new(backbone, settings, vec![example(9), example(5), example(14)]).unwrap()
-    }
 
     /// Every layer's count against the products that are seen to run.
     fn check(backbone: Arc<Backbone>, read_out: &str, injection: Injection, at: &str) {
-        let mut engine = engine(Arc::clone(&backbone), read_out, injection);
+        let mut engine = engine(Arc::clone(&backbone), read_out, injection, true);
         let prompt = vec![vec![0.1; PROMPT * backbone.hidden()]];
         for layer in 0..backbone.layers() {
             counted::take();

@@ -16,6 +16,8 @@ pub(crate) mod read_out;
 mod settings;
 pub(crate) mod statistics;
 pub(crate) mod timing;
+#[cfg(test)]
+pub(crate) mod tiny;
 
 use std::ops::Range;
 use std::sync::Arc;
